@@ -1,0 +1,622 @@
+//! Calls over a set of endpoints: which connection takes a call, and when it may be sent again.
+//!
+//! The rule: a read may be repeated when the answer was "unavailable" or the connection broke; a
+//! write only while it is certain that no server has acted on it. Everything happens within the
+//! call's deadline, and while none of the endpoints answers, a call waits for one rather than fail.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, Request, Response, Uri, request::Parts};
+use http_body_util::{BodyExt, Collected, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower_service::Service;
+
+use crate::config::Config;
+use crate::dial;
+use crate::endpoint::Endpoint;
+use crate::error::{ConfigError, local_deadline};
+use crate::method::{self, Flow, Method};
+
+/// The first pause once every endpoint has been tried in vain; it doubles.
+const BACKOFF_MIN: Duration = Duration::from_millis(25);
+/// The longest such pause.
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// How long an endpoint that failed is left alone by the dialling in the background.
+const REDIAL_AFTER: Duration = Duration::from_secs(1);
+/// A server's own "deadline exceeded" this close to ours is ours: it was told of it.
+const DEADLINE_SLACK: Duration = Duration::from_millis(100);
+/// gRPC's message prefix: a compression flag and the length.
+const PREFIX_BYTES: usize = 5;
+
+const TOKEN: HeaderName = HeaderName::from_static("token");
+const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+const API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// The service under the stubs; clones share the connections.
+#[derive(Clone)]
+pub struct Channel {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    slots: Vec<Arc<Slot>>,
+    next: AtomicUsize,
+    token: RwLock<Option<HeaderValue>>,
+}
+
+/// One endpoint and its connection.
+struct Slot {
+    endpoint: Endpoint,
+    state: Mutex<SlotState>,
+    dialing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct SlotState {
+    sender: Option<SendRequest<Body>>,
+    failed_at: Option<Instant>,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    /// With a response to hand on.
+    Done(Response<Body>),
+    /// With a failure that allows another attempt.
+    Again(String),
+    /// With a failure that does not.
+    Failed(Status),
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel")
+            .field("endpoints", &self.shared.config.endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Channel {
+    pub(crate) fn new(config: Config) -> Result<Self, ConfigError> {
+        if config.endpoints.is_empty() {
+            return Err(ConfigError::NoEndpoints);
+        }
+        let slots = config
+            .endpoints
+            .iter()
+            .map(|text| {
+                Ok(Arc::new(Slot {
+                    endpoint: Endpoint::parse(text)?,
+                    state: Mutex::default(),
+                    dialing: tokio::sync::Mutex::default(),
+                }))
+            })
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        let token = match &config.token {
+            Some(token) => {
+                Some(HeaderValue::try_from(token.as_str()).map_err(|_| ConfigError::Token)?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config,
+                slots,
+                next: AtomicUsize::new(0),
+                token: RwLock::new(token),
+            }),
+        })
+    }
+
+    /// The settings this channel was made with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// The token that calls carry now.
+    #[must_use]
+    pub fn token(&self) -> Option<String> {
+        let token = self
+            .shared
+            .token
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        token
+            .as_ref()
+            .and_then(|t| t.to_str().ok().map(str::to_owned))
+    }
+
+    /// Sets or clears the token; one that cannot stand in a header clears it.
+    pub fn set_token(&self, token: Option<String>) {
+        let value = token.and_then(|t| HeaderValue::try_from(t).ok());
+        *self
+            .shared
+            .token
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    pub(crate) async fn dial_any(&self) -> Result<(), ConfigError> {
+        let excluded = vec![false; self.shared.slots.len()];
+        match self.shared.pick(&excluded).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ConfigError::Dial(error)),
+        }
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> std::sync::MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connected(&self) -> Option<SendRequest<Body>> {
+        let state = self.lock();
+        state.sender.as_ref().filter(|s| !s.is_closed()).cloned()
+    }
+
+    fn drop_connection(&self) {
+        self.lock().sender = None;
+    }
+
+    fn may_redial(&self) -> bool {
+        self.lock()
+            .failed_at
+            .is_none_or(|at| at.elapsed() >= REDIAL_AFTER)
+    }
+
+    /// The connection, dialled if need be; concurrent callers share one attempt.
+    async fn connect(&self, config: &Config) -> Result<SendRequest<Body>, String> {
+        let _dialing = self.dialing.lock().await;
+        if let Some(sender) = self.connected() {
+            return Ok(sender);
+        }
+        let result = dial::dial(&self.endpoint, config).await;
+        let mut state = self.lock();
+        match &result {
+            Ok(sender) => {
+                state.sender = Some(sender.clone());
+                state.failed_at = None;
+            }
+            Err(_) => {
+                state.sender = None;
+                state.failed_at = Some(Instant::now());
+            }
+        }
+        result
+    }
+}
+
+impl Shared {
+    /// A connection to an endpoint that is not excluded: round robin among those that stand, else
+    /// whichever of the others answers first.
+    async fn pick(
+        self: &Arc<Self>,
+        excluded: &[bool],
+    ) -> Result<(usize, SendRequest<Body>), String> {
+        let count = self.slots.len();
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut chosen = None;
+        let mut idle = Vec::new();
+        for offset in 0..count {
+            let index = first.wrapping_add(offset) % count;
+            if excluded.get(index).copied().unwrap_or(false) {
+                continue;
+            }
+            match self.slots[index].connected() {
+                Some(sender) if chosen.is_none() => chosen = Some((index, sender)),
+                Some(_) => {}
+                None => idle.push(index),
+            }
+        }
+        if let Some(chosen) = chosen {
+            // Endpoints that came back join the round without anybody waiting for them.
+            for index in idle {
+                let slot = &self.slots[index];
+                if slot.may_redial() && slot.dialing.try_lock().is_ok() {
+                    let (shared, slot) = (Arc::clone(self), Arc::clone(slot));
+                    tokio::spawn(async move {
+                        let _ = slot.connect(&shared.config).await;
+                    });
+                }
+            }
+            return Ok(chosen);
+        }
+        if let [index] = idle[..] {
+            let sender = self.slots[index].connect(&self.config).await?;
+            return Ok((index, sender));
+        }
+        let (results_tx, mut results) = mpsc::channel(idle.len().max(1));
+        for index in idle {
+            let (shared, results_tx) = (Arc::clone(self), results_tx.clone());
+            tokio::spawn(async move {
+                let result = shared.slots[index].connect(&shared.config).await;
+                // The caller may have gone with an earlier answer; the connection stays.
+                let _ = results_tx.send((index, result)).await;
+            });
+        }
+        drop(results_tx);
+        let mut last = "every endpoint has failed".to_owned();
+        while let Some((index, result)) = results.recv().await {
+            match result {
+                Ok(sender) => return Ok((index, sender)),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn put_headers(&self, headers: &mut HeaderMap, timeout: Option<Duration>) {
+        headers.insert(API_VERSION, HeaderValue::from_static(crate::API_VERSION));
+        if self.config.require_leader {
+            headers.insert(HAS_LEADER, HeaderValue::from_static("true"));
+        }
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(token), false) = (token.as_ref(), headers.contains_key(TOKEN)) {
+            headers.insert(TOKEN, token.clone());
+        }
+        if let Some(timeout) = timeout
+            && let Ok(value) = HeaderValue::try_from(grpc_timeout(timeout))
+        {
+            headers.insert(GRPC_TIMEOUT, value);
+        }
+    }
+
+    async fn call(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let method = method::of(request.uri().path());
+        let (mut parts, body) = request.into_parts();
+        let asked = parts
+            .headers
+            .remove(GRPC_TIMEOUT)
+            .and_then(|v| parse_grpc_timeout(v.to_str().ok()?));
+        let timeout = match method.flow {
+            Flow::Unary => asked.or(self.config.call_timeout),
+            // A stream lives as long as it is wanted.
+            Flow::ServerStream | Flow::Bidi => asked,
+        };
+        let deadline = timeout.map(|t| Instant::now() + t);
+        if method.flow == Flow::Bidi {
+            return self.open_stream(parts, body, timeout).await;
+        }
+        let body = body.collect().await?.to_bytes();
+        let size = body.len().saturating_sub(PREFIX_BYTES);
+        if size > self.config.max_send_bytes {
+            return Err(Status::resource_exhausted(format!(
+                "trying to send message larger than max ({size} vs. {})",
+                self.config.max_send_bytes
+            )));
+        }
+        let mut last = None;
+        let work = self.repeat(method, &parts, body, deadline, &mut last);
+        let result = match deadline {
+            None => work.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
+                Ok(result) => result,
+                Err(_) => return Err(local_deadline(last)),
+            },
+        };
+        if let Err(status) = &result
+            && status.code() == Code::DeadlineExceeded
+            && deadline.is_some_and(|d| Instant::now() + DEADLINE_SLACK >= d)
+        {
+            return Err(local_deadline(Some(status.message().to_owned())));
+        }
+        result
+    }
+
+    /// Attempts a buffered request until it is answered or must not be sent again.
+    async fn repeat(
+        self: &Arc<Self>,
+        method: Method,
+        parts: &Parts,
+        body: Bytes,
+        deadline: Option<Instant>,
+        last: &mut Option<String>,
+    ) -> Result<Response<Body>, Status> {
+        let mut excluded = vec![false; self.slots.len()];
+        let mut backoff = BACKOFF_MIN;
+        // A stream has no deadline, but opening it must not go on for ever.
+        let give_up = match (deadline, method.flow) {
+            (None, Flow::ServerStream) => self.config.call_timeout.map(|t| Instant::now() + t),
+            _ => None,
+        };
+        loop {
+            let picked = self.pick(&excluded).await;
+            match picked {
+                Ok((index, sender)) => {
+                    let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+                    let body = Body::new(Full::new(body.clone()));
+                    let request = self.request(index, parts, body, left);
+                    match self.attempt(method, index, sender, request).await {
+                        Attempt::Done(response) => return Ok(response),
+                        Attempt::Failed(status) => return Err(status),
+                        Attempt::Again(why) => {
+                            *last = Some(why);
+                            excluded[index] = true;
+                        }
+                    }
+                }
+                Err(why) => {
+                    *last = Some(why);
+                    excluded.fill(true);
+                }
+            }
+            if excluded.iter().all(|e| *e) {
+                if give_up.is_some_and(|at| Instant::now() >= at) {
+                    return Err(Status::unavailable(last.take().unwrap_or_default()));
+                }
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+                excluded.fill(false);
+            }
+        }
+    }
+
+    async fn open_stream(
+        self: Arc<Self>,
+        parts: Parts,
+        body: Body,
+        timeout: Option<Duration>,
+    ) -> Result<Response<Body>, Status> {
+        let excluded = vec![false; self.slots.len()];
+        let mut backoff = BACKOFF_MIN;
+        let give_up = self.config.call_timeout.map(|t| Instant::now() + t);
+        let (index, sender) = loop {
+            match self.pick(&excluded).await {
+                Ok(picked) => break picked,
+                Err(why) if give_up.is_some_and(|at| Instant::now() >= at) => {
+                    return Err(Status::unavailable(why));
+                }
+                Err(_) => tokio::time::sleep(backoff).await,
+            }
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        };
+        let request = self.request(index, &parts, body, timeout);
+        let mut sender = sender;
+        match sender.send_request(request).await {
+            Ok(response) => Ok(response.map(Body::new)),
+            Err(error) => {
+                self.slots[index].drop_connection();
+                Err(Status::unavailable(chain(&error)))
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        index: usize,
+        parts: &Parts,
+        body: Body,
+        timeout: Option<Duration>,
+    ) -> Request<Body> {
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method.clone();
+        *request.version_mut() = parts.version;
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(self.slots[index].endpoint.authority());
+        uri.path_and_query = Some(
+            parts
+                .uri
+                .path_and_query()
+                .cloned()
+                .unwrap_or_else(|| PathAndQuery::from_static("/")),
+        );
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        request.headers_mut().clone_from(&parts.headers);
+        self.put_headers(request.headers_mut(), timeout);
+        request
+    }
+
+    async fn attempt(
+        &self,
+        method: Method,
+        index: usize,
+        mut sender: SendRequest<Body>,
+        request: Request<Body>,
+    ) -> Attempt {
+        let response = match sender.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut error) => {
+                let unsent = error.take_message().is_some();
+                let error = error.into_error();
+                return self.broken(method, index, unsent || refused(&error), &error);
+            }
+        };
+        if let Some(again) = self.retryable(method, response.headers()) {
+            return again;
+        }
+        if method.flow == Flow::ServerStream {
+            return Attempt::Done(response.map(Body::new));
+        }
+        let (head, body) = response.into_parts();
+        match collect(body, self.config.max_recv_bytes).await {
+            Ok(collected) => {
+                if let Some(again) = collected.trailers().and_then(|t| self.retryable(method, t)) {
+                    return again;
+                }
+                Attempt::Done(Response::from_parts(head, Body::new(collected)))
+            }
+            Err(Unread::TooLarge(size)) => Attempt::Failed(Status::resource_exhausted(format!(
+                "grpc: received message larger than max ({size} vs. {})",
+                self.config.max_recv_bytes
+            ))),
+            Err(Unread::Broken(error)) => self.broken(method, index, false, &error),
+        }
+    }
+
+    /// The connection broke; `unsent` if no server can have acted on the request.
+    fn broken(&self, method: Method, index: usize, unsent: bool, error: &hyper::Error) -> Attempt {
+        let slot = &self.slots[index];
+        slot.drop_connection();
+        let why = format!("connection to {}: {}", slot.endpoint, chain(error));
+        if unsent || method.read {
+            Attempt::Again(why)
+        } else {
+            Attempt::Failed(Status::unavailable(format!(
+                "{why}; the write may have happened"
+            )))
+        }
+    }
+
+    /// Another attempt, if the status says that the call may be repeated.
+    fn retryable(&self, method: Method, headers: &HeaderMap) -> Option<Attempt> {
+        let code = Code::from_bytes(headers.get(GRPC_STATUS)?.as_bytes());
+        if code == Code::Ok {
+            return None;
+        }
+        let status = Status::from_header_map(headers)?;
+        let again = match code {
+            // Without a leader nothing was proposed.
+            Code::Unavailable => method.read || status.message() == "etcdserver: no leader",
+            // Another endpoint may be a voter.
+            Code::FailedPrecondition => {
+                self.slots.len() > 1
+                    && status.message() == "etcdserver: rpc not supported for learner"
+            }
+            _ => false,
+        };
+        again.then(|| Attempt::Again(status.message().to_owned()))
+    }
+}
+
+enum Unread {
+    TooLarge(usize),
+    Broken(hyper::Error),
+}
+
+/// Reads a whole response, as long as its message stays within the limit.
+async fn collect(mut body: Incoming, limit: usize) -> Result<Collected<Bytes>, Unread> {
+    // Peek at the length prefix before keeping anything large.
+    let mut frames: Vec<http_body::Frame<Bytes>> = Vec::new();
+    let mut prefix = Vec::with_capacity(PREFIX_BYTES);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(Unread::Broken)?;
+        if let Some(data) = frame.data_ref()
+            && prefix.len() < PREFIX_BYTES
+        {
+            prefix.extend(data.iter().take(PREFIX_BYTES - prefix.len()));
+            if let [_, a, b, c, d] = prefix[..] {
+                let size = u32::from_be_bytes([a, b, c, d]) as usize;
+                if size > limit {
+                    return Err(Unread::TooLarge(size));
+                }
+            }
+        }
+        frames.push(frame);
+    }
+    let stream = tokio_stream::iter(frames.into_iter().map(Ok::<_, std::convert::Infallible>));
+    match http_body_util::StreamBody::new(stream).collect().await {
+        Ok(collected) => Ok(collected),
+        Err(never) => match never {},
+    }
+}
+
+/// Whether the server said that it never looked at the request.
+fn refused(error: &hyper::Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// gRPC's timeout header: at most eight digits and a unit, rounded up so that the server does not
+/// give up first.
+fn grpc_timeout(timeout: Duration) -> String {
+    const DIGITS: u128 = 100_000_000;
+    for (unit, nanos) in [("n", 1u128), ("u", 1_000), ("m", 1_000_000)] {
+        let count = timeout.as_nanos().div_ceil(nanos);
+        if count < DIGITS {
+            return format!("{count}{unit}");
+        }
+    }
+    format!(
+        "{}S",
+        timeout.as_nanos().div_ceil(1_000_000_000).min(DIGITS - 1)
+    )
+}
+
+fn parse_grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "n" => Duration::from_nanos(count),
+        "u" => Duration::from_micros(count),
+        "m" => Duration::from_millis(count),
+        "S" => Duration::from_secs(count),
+        "M" => Duration::from_secs(count.checked_mul(60)?),
+        "H" => Duration::from_secs(count.checked_mul(3600)?),
+        _ => return None,
+    })
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(Arc::clone(&self.shared).call(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_survive_the_header() {
+        for timeout in [
+            Duration::from_nanos(1),
+            Duration::from_millis(4999),
+            Duration::from_secs(5),
+            Duration::from_secs(86_400),
+        ] {
+            let text = grpc_timeout(timeout);
+            assert!(text.len() <= 9, "{text}");
+            assert!(
+                parse_grpc_timeout(&text).is_some_and(|t| t >= timeout),
+                "{text}"
+            );
+        }
+        assert_eq!(parse_grpc_timeout("5"), None);
+        assert_eq!(parse_grpc_timeout(""), None);
+        assert_eq!(parse_grpc_timeout("5é"), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! One connection: socket, HTTP/2, and the server's first bytes.
+//!
+//! A connection counts as made only once the server has sent something. A member that is starting
+//! has its socket bound and accepts nothing; a request written into such a socket would be neither
+//! served nor safe to send elsewhere.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tonic::body::Body;
+
+use crate::config::Config;
+use crate::endpoint::Endpoint;
+
+/// Servers answer more frequent pings with a goodbye.
+const KEEPALIVE_TIME_MIN: Duration = Duration::from_secs(10);
+/// Enough for the largest response without stalling on window updates.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// The connection's window: h2 measures its budget for small frames by it.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Connects and says hello, within the dial timeout.
+pub(crate) async fn dial(
+    endpoint: &Endpoint,
+    config: &Config,
+) -> Result<SendRequest<Body>, String> {
+    match tokio::time::timeout(config.dial_timeout, handshake(endpoint, config)).await {
+        Ok(Ok(sender)) => Ok(sender),
+        Ok(Err(error)) => Err(format!("dial {endpoint}: {error}")),
+        Err(_) => Err(format!(
+            "dial {endpoint}: no answer within {:?}",
+            config.dial_timeout
+        )),
+    }
+}
+
+async fn handshake(endpoint: &Endpoint, config: &Config) -> Result<SendRequest<Body>, String> {
+    let socket: Box<dyn Socket> = match endpoint {
+        Endpoint::Tcp(authority) => {
+            let stream = TcpStream::connect(authority.as_str())
+                .await
+                .map_err(|e| e.to_string())?;
+            stream.set_nodelay(true).map_err(|e| e.to_string())?;
+            Box::new(stream)
+        }
+        Endpoint::Unix(path) => {
+            Box::new(UnixStream::connect(path).await.map_err(|e| e.to_string())?)
+        }
+    };
+    let heard = Arc::new(Heard::default());
+    let socket = Listening {
+        socket,
+        heard: Arc::clone(&heard),
+    };
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(Some(config.keepalive_time.max(KEEPALIVE_TIME_MIN)))
+        .keep_alive_timeout(config.keepalive_timeout)
+        .keep_alive_while_idle(false)
+        .handshake(TokioIo::new(socket))
+        .await
+        .map_err(|e| e.to_string())?;
+    let (ended_tx, ended) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let result = connection.await;
+        // Nobody listens once the connection is in use; calls on it fail by themselves.
+        let _ = ended_tx.send(result);
+    });
+    tokio::select! {
+        () = heard.wait() => Ok(sender),
+        end = ended => match end {
+            Ok(Err(error)) => Err(format!("the server does not speak HTTP/2 ({error})")),
+            _ => Err("the server closed the connection".to_owned()),
+        },
+    }
+}
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+/// Whether the peer has sent anything yet.
+#[derive(Default)]
+struct Heard {
+    flag: AtomicBool,
+    notify: Notify,
+}
+
+impl Heard {
+    async fn wait(&self) {
+        let notified = self.notify.notified();
+        if !self.flag.load(Ordering::Acquire) {
+            notified.await;
+        }
+    }
+}
+
+/// A socket that reports its first incoming bytes.
+struct Listening {
+    socket: Box<dyn Socket>,
+    heard: Arc<Heard>,
+}
+
+impl AsyncRead for Listening {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut self.socket).poll_read(cx, buf);
+        if buf.filled().len() > before && !self.heard.flag.swap(true, Ordering::AcqRel) {
+            self.heard.notify.notify_waiters();
+        }
+        poll
+    }
+}
+
+impl AsyncWrite for Listening {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+}

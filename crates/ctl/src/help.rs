@@ -1,0 +1,105 @@
+//! Help texts, made from the table of commands.
+
+use crate::commands::{COMMANDS, Command, GLOBAL, Group};
+use crate::flags::{Flag, Kind};
+
+const POINTER: &str = "Use \"etcdctl options\" for a list of global command-line options (applies to all commands).\n";
+
+/// The program's own page.
+pub fn root() -> String {
+    let mut text = String::from(
+        "etcdctl - the command line client of etcd, by Ferrite\n\nUsage:\n  etcdctl [flags]\n  etcdctl [command]\n",
+    );
+    for group in Group::ALL {
+        text.push_str(&format!("\n{}\n", group.title()));
+        let commands: Vec<_> = COMMANDS.iter().filter(|c| c.group == group).collect();
+        list(&mut text, &commands);
+    }
+    text.push_str("\nUse \"etcdctl [command] --help\" for more about a command.\n");
+    text.push_str(POINTER);
+    text
+}
+
+/// A command's page; `path` is the names of the command and those above it.
+pub fn command(path: &[&'static Command]) -> String {
+    let Some(command) = path.last() else {
+        return root();
+    };
+    let mut names = String::from("etcdctl");
+    for command in path {
+        names.push(' ');
+        names.push_str(command.name);
+    }
+    let mut text = format!("{}\n\nUsage:\n  {names} {}\n", command.help, command.usage);
+    if !command.more.is_empty() {
+        text.push_str(&format!("\n{}\n", command.more));
+    }
+    if !command.children.is_empty() {
+        text.push_str("\nCommands:\n");
+        let children: Vec<_> = command.children.iter().collect();
+        list(&mut text, &children);
+    }
+    let own: Vec<_> = command
+        .flags
+        .iter()
+        .chain(path.iter().flat_map(|c| c.shared))
+        .collect();
+    if !own.is_empty() {
+        text.push_str("\nFlags:\n");
+        text.push_str(&flags(&own));
+    }
+    text.push('\n');
+    text.push_str(POINTER);
+    text
+}
+
+/// The page of global flags.
+pub fn options() -> String {
+    let mut sorted: Vec<_> = GLOBAL.iter().collect();
+    sorted.sort_by_key(|f| f.name);
+    format!(
+        "The following options can be passed to any command:\n\n{}",
+        flags(&sorted)
+    )
+}
+
+fn list(text: &mut String, commands: &[&'static Command]) {
+    let width = commands.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    for command in commands {
+        text.push_str(&format!("  {:width$}  {}", command.name, command.help));
+        if command.action == crate::commands::Action::Later {
+            text.push_str(" (in a later release)");
+        }
+        text.push('\n');
+    }
+}
+
+fn flags(flags: &[&Flag]) -> String {
+    let rows: Vec<(String, String)> = flags
+        .iter()
+        .map(|flag| {
+            let short = flag.short.map_or("    ".to_owned(), |s| format!("-{s}, "));
+            let kind = match flag.kind {
+                Kind::Bool => "",
+                Kind::Int => " int",
+                Kind::Duration => " duration",
+                Kind::Text => " string",
+                Kind::List => " strings",
+            };
+            let default = match (flag.kind, flag.default) {
+                (Kind::Bool, "false") | (Kind::Text, "") | (Kind::Int, "0") => String::new(),
+                (Kind::Text, default) => format!(" (default \"{default}\")"),
+                (Kind::List, default) => format!(" (default [{default}])"),
+                (_, default) => format!(" (default {default})"),
+            };
+            (
+                format!("  {short}--{}{kind}", flag.name),
+                format!("{}{default}", flag.help),
+            )
+        })
+        .collect();
+    let width = rows.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
+    rows.iter()
+        .map(|(left, right)| format!("{left:width$}   {right}\n"))
+        .collect()
+}

@@ -1,0 +1,396 @@
+//! `etcdctl`: etcd's command line client.
+//!
+//! From the command line to the exit code: [`run`] chooses the face (version 3, or version 2 where
+//! `ETCDCTL_API=2`), finds the command in the table of [`commands`], reads flags and environment, lets
+//! a module under [`cmd`] do the work, and turns a [`Failure`] into a line on standard error and a code.
+
+mod cmd;
+mod commands;
+mod env;
+mod exit;
+mod flags;
+use ferrite_cli::gofmt;
+mod help;
+mod output;
+mod report;
+mod session;
+mod v2;
+
+use std::os::unix::ffi::OsStringExt;
+use std::process::ExitCode;
+
+use commands::{Action, COMMANDS, Command, GLOBAL};
+use exit::Failure;
+use flags::{Flag, ParseError, Values};
+use session::Session;
+
+/// The version of etcd whose behaviour this is.
+const ETCD_VERSION: &str = "3.7.1";
+/// The version of its API.
+const API_VERSION: &str = "3.7";
+
+fn main() -> ExitCode {
+    let arguments: Vec<Vec<u8>> = std::env::args_os()
+        .skip(1)
+        .map(OsStringExt::into_vec)
+        .collect();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report::err(&format!("Error: cannot start: {error}"));
+            return ExitCode::from(exit::ERROR);
+        }
+    };
+    let version2 = std::env::var_os(env::API).is_some_and(|v| v == "2");
+    let result = runtime.block_on(async {
+        if version2 {
+            v2::run(&arguments).await
+        } else {
+            run(&arguments).await
+        }
+    });
+    // A name lookup may still hang in another thread; nobody waits for it.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(message) = &failure.message {
+                report::err(&format!("Error: {message}"));
+            }
+            if let Some(hint) = &failure.hint {
+                report::err(hint);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// What `etcdctl version` prints.
+fn version() -> String {
+    format!(
+        "etcdctl version: {ETCD_VERSION}\nAPI version: {API_VERSION}\nFerrite version: {}\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// A command found on the command line.
+struct Found {
+    /// The commands from the top down to it.
+    path: Vec<&'static Command>,
+    /// The arguments without the commands' names.
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Found {
+    fn command(&self) -> Option<&'static Command> {
+        self.path.last().copied()
+    }
+
+    /// Flags that come from above: the global ones and those of the commands on the way.
+    fn inherited(&self) -> Vec<&'static Flag> {
+        let above = self.path.len().saturating_sub(1);
+        let shared = self.path.iter().take(above).flat_map(|c| c.shared);
+        GLOBAL.iter().chain(shared).collect()
+    }
+
+    /// All flags the command knows.
+    fn known(&self) -> Vec<&'static Flag> {
+        let own = self
+            .path
+            .last()
+            .into_iter()
+            .flat_map(|c| c.shared.iter().chain(c.flags));
+        self.inherited().into_iter().chain(own).collect()
+    }
+}
+
+/// Walks down the tree of commands; flags may stand before, between and after their names.
+fn find(arguments: &[Vec<u8>]) -> Found {
+    let mut found = Found {
+        path: Vec::new(),
+        arguments: arguments.to_vec(),
+    };
+    loop {
+        let children = found.command().map_or(&COMMANDS[..], |c| c.children);
+        let known = Values::new(found.known());
+        let Some(index) = first_word(&known, &found.arguments) else {
+            return found;
+        };
+        let name = cmd::text(&found.arguments[index]);
+        let Some(command) = commands::find(children, &name) else {
+            return found;
+        };
+        found.arguments.remove(index);
+        found.path.push(command);
+    }
+}
+
+/// The first argument that is neither a flag nor a flag's value.
+fn first_word(known: &Values, arguments: &[Vec<u8>]) -> Option<usize> {
+    let mut index = 0;
+    while let Some(argument) = arguments.get(index) {
+        if argument == b"--" {
+            return None;
+        }
+        if !argument.starts_with(b"-") && !argument.is_empty() {
+            return Some(index);
+        }
+        index += 1 + usize::from(known.takes_next(&cmd::text(argument)));
+    }
+    None
+}
+
+/// The version-3 face.
+async fn run(arguments: &[Vec<u8>]) -> Result<(), Failure> {
+    let found = find(arguments);
+    let mut values = Values::new(found.known());
+    let Some(command) = found.command() else {
+        if let Some(index) = first_word(&values, &found.arguments) {
+            return Err(unknown_command(&cmd::text(&found.arguments[index])));
+        }
+        return match values.parse(&found.arguments) {
+            Ok(_) | Err(ParseError::Help) => {
+                report::out(help::root().as_bytes());
+                Ok(())
+            }
+            Err(ParseError::Wrong { message, unknown }) => {
+                Err(bad_flag(&found, &message, unknown.as_deref()))
+            }
+        };
+    };
+    if command.action == Action::Later {
+        if found.arguments.iter().any(|a| a == b"--help" || a == b"-h") {
+            report::out(help::command(&found.path).as_bytes());
+            return Ok(());
+        }
+        return Err(Failure::new(
+            exit::ERROR,
+            format!(
+                "\"etcdctl {}\" comes with a later release of Ferrite; this one has {}",
+                command.name,
+                available()
+            ),
+        ));
+    }
+    let words = match values.parse(&found.arguments) {
+        Ok(words) => words,
+        Err(ParseError::Help) => {
+            report::out(help::command(&found.path).as_bytes());
+            return Ok(());
+        }
+        Err(ParseError::Wrong { message, unknown }) => {
+            return Err(bad_flag(&found, &message, unknown.as_deref()));
+        }
+    };
+    match command.action {
+        Action::Help => {
+            report::out(help::command(&found.path).as_bytes());
+            if let Some(word) = words.first() {
+                // The original prints help and succeeds; at least say what was not understood.
+                report::err(&misnamed(&found.path, &cmd::text(word)));
+            }
+            Ok(())
+        }
+        Action::HelpTopic => help_topic(&words),
+        Action::Options => {
+            report::out(help::options().as_bytes());
+            Ok(())
+        }
+        Action::Version => {
+            report::out(version().as_bytes());
+            Ok(())
+        }
+        action => dispatch(action, &found, values, &words).await,
+    }
+}
+
+/// Runs a command that talks to members. Its arguments are judged before the environment and the
+/// global flags, as in the original.
+async fn dispatch(
+    action: Action,
+    found: &Found,
+    mut values: Values,
+    words: &cmd::Words,
+) -> Result<(), Failure> {
+    use cmd::{endpoint, kv, lease, maintenance, member, txn};
+    let open = |mut values: Values| {
+        env::apply(&mut values, &found.inherited(), std::env::vars_os())?;
+        Session::new(values)
+    };
+    match action {
+        Action::Put => {
+            let request = kv::put_request(&values, words, &mut std::io::stdin().lock())?;
+            kv::put(&open(values)?, request).await
+        }
+        Action::Get => {
+            let request = kv::get_request(&values, words)?;
+            kv::get(&open(values)?, request).await
+        }
+        Action::Del => {
+            let request = kv::del_request(&values, words)?;
+            kv::del(&open(values)?, request).await
+        }
+        Action::Txn => {
+            txn::check(words)?;
+            txn::run(&open(values)?).await
+        }
+        Action::Compaction => {
+            let request = kv::compaction_request(&values, words)?;
+            kv::compaction(&open(values)?, request).await
+        }
+        Action::LeaseGrant => {
+            let request = lease::grant_request(words)?;
+            lease::grant(&open(values)?, request).await
+        }
+        Action::LeaseRevoke => {
+            let id = lease::revoke_id(words)?;
+            lease::revoke(&open(values)?, id).await
+        }
+        Action::LeaseTimeToLive => {
+            let id = lease::time_to_live_id(words)?;
+            lease::time_to_live(&open(values)?, id).await
+        }
+        Action::LeaseList => lease::list(&open(values)?).await,
+        Action::LeaseKeepAlive => {
+            let id = lease::keep_alive_id(words)?;
+            lease::keep_alive(&open(values)?, id).await
+        }
+        Action::MemberAdd => {
+            let (name, request) = member::add_request(&values, words)?;
+            member::add(&open(values)?, name, request).await
+        }
+        Action::MemberRemove => {
+            let request = member::remove_request(words)?;
+            member::remove(&open(values)?, request).await
+        }
+        Action::MemberUpdate => {
+            let request = member::update_request(&values, words)?;
+            member::update(&open(values)?, request).await
+        }
+        Action::MemberList => {
+            let request = member::list_request(&values)?;
+            member::list(&open(values)?, request).await
+        }
+        Action::MemberPromote => {
+            let request = member::promote_request(words)?;
+            member::promote(&open(values)?, request).await
+        }
+        Action::EndpointHealth => endpoint::health(&open(values)?).await,
+        Action::EndpointStatus => endpoint::status(&open(values)?).await,
+        Action::EndpointHashKv => endpoint::hash_kv(&open(values)?).await,
+        Action::MoveLeader => {
+            let target = maintenance::move_leader_target(words)?;
+            maintenance::move_leader(&open(values)?, target).await
+        }
+        Action::AlarmList => {
+            maintenance::check_alarm(words, "list")?;
+            maintenance::alarm_list(&open(values)?).await
+        }
+        Action::AlarmDisarm => {
+            maintenance::check_alarm(words, "disarm")?;
+            maintenance::alarm_disarm(&open(values)?).await
+        }
+        Action::Defrag => maintenance::defrag(&open(values)?).await,
+        Action::SnapshotSave => {
+            let path = maintenance::snapshot_path(words)?;
+            let limited = values.changed("command-timeout");
+            env::apply(&mut values, &found.inherited(), std::env::vars_os())?;
+            maintenance::snapshot_save(&Session::new(values)?, &path, limited).await
+        }
+        Action::Help | Action::Later | Action::HelpTopic | Action::Options | Action::Version => {
+            Ok(())
+        }
+    }
+}
+
+/// `etcdctl help …`.
+fn help_topic(words: &cmd::Words) -> Result<(), Failure> {
+    let mut path = Vec::new();
+    let mut children = &COMMANDS[..];
+    for word in words {
+        let name = cmd::text(word);
+        let Some(command) = commands::find(children, &name) else {
+            return Err(Failure {
+                code: exit::ERROR,
+                message: Some(format!("Unknown help topic `{name}`")),
+                hint: suggestion(children, &name),
+            });
+        };
+        path.push(command);
+        children = command.children;
+    }
+    report::out(help::command(&path).as_bytes());
+    Ok(())
+}
+
+fn available() -> String {
+    let names: Vec<&str> = COMMANDS
+        .iter()
+        .filter(|c| c.action != Action::Later)
+        .map(|c| c.name)
+        .collect();
+    names.join(", ")
+}
+
+fn suggestion(children: &'static [Command], typed: &str) -> Option<String> {
+    let names = commands::similar(children.iter().map(|c| c.name), typed);
+    if names.is_empty() {
+        return None;
+    }
+    let mut text = "\nDid you mean this?\n".to_owned();
+    for name in names {
+        text.push_str(&format!("\t{name}\n"));
+    }
+    Some(text)
+}
+
+fn unknown_command(typed: &str) -> Failure {
+    let mut hint = suggestion(&COMMANDS, typed).map_or_else(String::new, |s| s + "\n");
+    hint.push_str("Run 'etcdctl --help' for usage.");
+    Failure {
+        code: exit::ERROR,
+        message: Some(format!(
+            "unknown command {} for \"etcdctl\"",
+            gofmt::quote(typed.as_bytes())
+        )),
+        hint: Some(hint),
+    }
+}
+
+fn names(path: &[&'static Command]) -> String {
+    let names: Vec<&str> = ["etcdctl"]
+        .into_iter()
+        .chain(path.iter().map(|c| c.name))
+        .collect();
+    names.join(" ")
+}
+
+fn misnamed(path: &[&'static Command], typed: &str) -> String {
+    let children = path.last().map_or(&COMMANDS[..], |c| c.children);
+    format!(
+        "unknown command {} for \"{}\"{}",
+        gofmt::quote(typed.as_bytes()),
+        names(path),
+        suggestion(children, typed).unwrap_or_default().trim_end()
+    )
+}
+
+fn bad_flag(found: &Found, message: &str, unknown: Option<&str>) -> Failure {
+    let known = found.known();
+    let similar = unknown
+        .map(|typed| commands::similar(known.iter().map(|f| f.name), typed))
+        .unwrap_or_default();
+    let mut hint = String::new();
+    if let Some(name) = similar.first() {
+        hint.push_str(&format!("Did you mean --{name}?\n"));
+    }
+    hint.push_str(&format!("Run '{} --help' for usage.", names(&found.path)));
+    Failure {
+        code: exit::ERROR,
+        message: Some(message.to_owned()),
+        hint: Some(hint),
+    }
+}

@@ -1,0 +1,159 @@
+//! The disk of a member: where its log, its `.snap` files and its database lie.
+//!
+//! One value that recovery and the stages share, so that a simulator hands in another disk and runs
+//! the same code. On the real disk the database file is locked; on any other it is opened through the
+//! same [`Fs`] as the log.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use ferrite_bolt::{Error as BoltError, PageFile};
+use ferrite_wal::fs::{Fs, LogFile, Open, RealFs};
+use ferrite_wal::snap::SnapDir;
+use ferrite_wal::{Options as WalOptions, Preparation};
+
+use crate::engine::{DatabaseOptions, Engine};
+
+/// See the module.
+#[derive(Clone)]
+pub struct Disk {
+    fs: Arc<dyn Fs>,
+    segment_bytes: u64,
+    preparation: Preparation,
+    real: bool,
+}
+
+impl Disk {
+    /// The operating system's files.
+    pub fn real() -> Disk {
+        let options = WalOptions::default();
+        Disk {
+            fs: Arc::new(RealFs),
+            segment_bytes: options.segment_bytes,
+            preparation: options.preparation,
+            real: true,
+        }
+    }
+
+    /// Another disk, with log segments of this length. Nothing starts a thread on it.
+    pub fn on(fs: Arc<dyn Fs>, segment_bytes: u64) -> Disk {
+        Disk {
+            fs,
+            segment_bytes,
+            preparation: Preparation::Inline,
+            real: false,
+        }
+    }
+
+    /// Its file operations.
+    pub fn fs(&self) -> &Arc<dyn Fs> {
+        &self.fs
+    }
+
+    /// How a log on it is written.
+    pub fn wal_options(&self, no_fsync: bool) -> WalOptions {
+        WalOptions {
+            fs: Arc::clone(&self.fs),
+            segment_bytes: self.segment_bytes,
+            no_fsync,
+            preparation: self.preparation,
+        }
+    }
+
+    /// The folder of `.snap` files.
+    pub fn snap_dir(&self, dir: &Path) -> SnapDir {
+        SnapDir::new(Arc::clone(&self.fs), dir)
+    }
+
+    /// Whether a file is there.
+    pub fn exists(&self, path: &Path) -> bool {
+        if self.real {
+            return path.exists();
+        }
+        self.fs.open(path, Open::Read).is_ok()
+    }
+
+    /// Whether a file is there and has no bytes.
+    pub fn is_empty(&self, path: &Path) -> bool {
+        self.fs
+            .open(path, Open::Read)
+            .is_ok_and(|file| file.is_empty().unwrap_or(false))
+    }
+
+    /// Renames a file; the new name is durable on return.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.fs.rename(from, to)?;
+        match to.parent() {
+            Some(folder) => self.fs.sync_dir(folder),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens the database, and creates it when absent.
+    ///
+    /// # Errors
+    /// A damaged or unreadable file.
+    pub fn open_database(
+        &self,
+        path: &Path,
+        options: DatabaseOptions,
+    ) -> Result<Engine, BoltError> {
+        if self.real {
+            return Engine::open(path, options);
+        }
+        let pages = self.pages(path).map_err(|error| BoltError::Io {
+            action: format!("open {}", path.display()),
+            source: Arc::new(error),
+        })?;
+        Engine::open_on(Arc::new(pages), options)
+    }
+
+    fn pages(&self, path: &Path) -> io::Result<Pages> {
+        match self.fs.open(path, Open::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = self.fs.open(path, Open::Create)?;
+                if let Some(folder) = path.parent() {
+                    self.fs.sync_dir(folder)?;
+                }
+                Ok(Pages(file))
+            }
+            opened => opened.map(Pages),
+        }
+    }
+}
+
+/// A file of an [`Fs`] as pages.
+struct Pages(Box<dyn LogFile>);
+
+impl PageFile for Pages {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.0.read_at(offset + done as u64, &mut buf[done..])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(offset, buf)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}

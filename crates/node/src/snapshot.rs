@@ -1,0 +1,180 @@
+//! Databases on their way to other members, and the node as the transport sees it.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ferrite_membership::v2store;
+use ferrite_peer::{Handler, Refused, SnapshotSource};
+use ferrite_proto::raftpb::{Message, Snapshot, SnapshotMetadata};
+use ferrite_raft::{is_local_msg, is_local_target};
+use parking_lot::Mutex;
+
+use crate::engine::{Engine, FileState};
+use crate::queue::Queue;
+use crate::recover::FileFacts;
+use crate::stage::raft::Input;
+use crate::{Event, Published, ReadWaiter};
+
+/// After a transfer the receiver needs time to install it: the log it needs next is kept that long.
+const KEEP_AFTER: Duration = Duration::from_secs(30);
+
+/// Transfers under way, and when the last one ended.
+#[derive(Debug)]
+pub struct Transfers {
+    running: AtomicUsize,
+    ended: Mutex<Option<Instant>>,
+    keep_after: Duration,
+}
+
+impl Default for Transfers {
+    fn default() -> Self {
+        Transfers::new(KEEP_AFTER)
+    }
+}
+
+impl Transfers {
+    /// No transfer yet; after one the log is kept for `keep_after`.
+    pub fn new(keep_after: Duration) -> Self {
+        Transfers {
+            running: AtomicUsize::new(0),
+            ended: Mutex::new(None),
+            keep_after,
+        }
+    }
+
+    /// A transfer begins.
+    pub fn begin(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A transfer has ended, well or not.
+    pub fn end(&self, now: Instant) {
+        *self.ended.lock() = Some(now);
+        let _before = self
+            .running
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
+    }
+
+    /// Whether the log in memory must be kept for a member that is being sent a database.
+    pub fn busy(&self, now: Instant) -> bool {
+        self.running.load(Ordering::Acquire) > 0
+            || self
+                .ended
+                .lock()
+                .is_some_and(|ended| now.saturating_duration_since(ended) < self.keep_after)
+    }
+}
+
+/// The node as the transport sees it.
+pub struct PeerHandler {
+    /// Inputs of the raft stage.
+    pub raft: Queue<Input<ReadWaiter>>,
+    /// Membership.
+    pub published: Arc<Published>,
+    /// The database.
+    pub engine: Arc<Mutex<Engine>>,
+    /// Transfers.
+    pub transfers: Arc<Transfers>,
+    /// Told when the cluster says this member is out.
+    pub events: tokio::sync::mpsc::UnboundedSender<Event>,
+}
+
+impl Handler for PeerHandler {
+    fn receive(&self, msg: Message) -> Result<(), Refused> {
+        // The IDs of raft's own threads mean something inside a member only.
+        if is_local_target(msg.from) || is_local_msg(msg.msg_type()) {
+            return Ok(());
+        }
+        // Refused only later where this thread gathers: raft takes that for a message lost.
+        crate::port::submit(&self.raft, Input::Peer(msg)).map_err(|_| Refused::Full)
+    }
+
+    fn is_removed(&self, id: u64) -> bool {
+        self.published.get_cluster().is_removed(id)
+    }
+
+    fn report_unreachable(&self, id: u64) {
+        self.raft.push(Input::Unreachable(id));
+    }
+
+    fn report_snapshot(&self, id: u64, ok: bool) {
+        self.transfers.end(Instant::now());
+        self.raft.push(Input::SnapshotSent { id, ok });
+    }
+
+    fn removed_by_cluster(&self) {
+        let _stopping = self.events.send(Event::RemovedSelf);
+    }
+
+    fn open_snapshot(&self, msg: &Message) -> Result<SnapshotSource, String> {
+        self.transfers.begin();
+        open(&self.engine, &self.published, msg)
+    }
+}
+
+/// The database to send for a `MsgSnap`, and the message to go with it. A raft snapshot carries
+/// exactly the index, term and membership found inside the database it names.
+///
+/// # Errors
+/// The database cannot be read, or does not reach the index that the message names.
+pub fn prepare(
+    engine: &Engine,
+    cluster_id: u64,
+    msg: &Message,
+) -> Result<(Message, Arc<FileState>), String> {
+    let wanted = msg
+        .snapshot
+        .as_ref()
+        .and_then(|snapshot| snapshot.metadata.as_ref())
+        .map_or(0, |metadata| metadata.index);
+    let view = engine.view().map_err(|error| error.to_string())?;
+    let facts = FileFacts::read(&*view).map_err(|error| error.to_string())?;
+    let progress = facts.progress;
+    if progress.index < wanted {
+        return Err(format!(
+            "the database holds index {}, the follower is to get at least {wanted}",
+            progress.index
+        ));
+    }
+    let cluster = facts.cluster(cluster_id);
+    let message = Message {
+        snapshot: Some(Snapshot {
+            data: Bytes::from(v2store::encode(&cluster)),
+            metadata: Some(SnapshotMetadata {
+                conf_state: Some(cluster.conf_state()),
+                index: progress.index,
+                term: progress.term,
+            }),
+        }),
+        ..msg.clone()
+    };
+    Ok((message, view))
+}
+
+fn open(
+    engine: &Mutex<Engine>,
+    published: &Published,
+    msg: &Message,
+) -> Result<SnapshotSource, String> {
+    let engine = engine.lock().clone();
+    let (message, view) = prepare(&engine, published.get_cluster().id, msg)?;
+    let size = view.tx().size();
+    let (reader, mut writer) = std::io::pipe().map_err(|error| error.to_string())?;
+    std::thread::Builder::new()
+        .name("send-db".into())
+        .spawn(move || {
+            // A broken pipe means that the transfer was given up, which its owner reports.
+            if view.tx().write_to(&mut writer).is_ok() {
+                let _given_up = writer.flush();
+            }
+        })
+        .map_err(|error| error.to_string())?;
+    Ok(SnapshotSource {
+        message,
+        size,
+        read: Box::new(reader),
+    })
+}

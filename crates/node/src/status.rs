@@ -1,0 +1,133 @@
+//! What everybody may know of the node at any moment, without asking a thread.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::stage::raft::Leadership;
+
+/// Leader, term and indexes as last seen by the raft thread.
+pub struct Status {
+    leader: AtomicU64,
+    term: AtomicU64,
+    is_leader: AtomicBool,
+    reads_alone: AtomicBool,
+    committed: AtomicU64,
+    last_index: AtomicU64,
+    leader_elected: Mutex<Option<Instant>>,
+    leader_watch: watch::Sender<u64>,
+    matched: Mutex<BTreeMap<u64, u64>>,
+    origin: Instant,
+    /// Milliseconds after `origin`.
+    seen: AtomicU64,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Status {
+            leader: AtomicU64::new(0),
+            term: AtomicU64::new(0),
+            is_leader: AtomicBool::new(false),
+            reads_alone: AtomicBool::new(false),
+            committed: AtomicU64::new(0),
+            last_index: AtomicU64::new(0),
+            leader_elected: Mutex::new(None),
+            leader_watch: watch::Sender::new(0),
+            matched: Mutex::new(BTreeMap::new()),
+            origin: Instant::now(),
+            seen: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Status {
+    /// Publishes what the raft stage says. `now` is when a new leader was seen.
+    pub fn publish(&self, seen: &Leadership, leader_changed: bool, now: Instant) {
+        self.seen.store(self.since_origin(now), Ordering::Release);
+        self.term.store(seen.term, Ordering::Release);
+        self.committed.store(seen.committed, Ordering::Release);
+        self.last_index.store(seen.last_index, Ordering::Release);
+        self.is_leader.store(seen.is_leader, Ordering::Release);
+        // After the commit index: whoever sees it set sees an index of this leadership.
+        self.reads_alone.store(seen.reads_alone, Ordering::Release);
+        if leader_changed {
+            *self.leader_elected.lock() = Some(now);
+        }
+        if self.leader.swap(seen.leader, Ordering::AcqRel) != seen.leader {
+            self.leader_watch.send_replace(seen.leader);
+        }
+    }
+
+    /// The leader's ID, 0 when none is known.
+    pub fn leader(&self) -> u64 {
+        self.leader.load(Ordering::Acquire)
+    }
+
+    /// This member's term.
+    pub fn term(&self) -> u64 {
+        self.term.load(Ordering::Acquire)
+    }
+
+    /// Whether this member leads.
+    pub fn is_leader(&self) -> bool {
+        self.is_leader.load(Ordering::Acquire)
+    }
+
+    /// The commit index.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// The index at which a linearizable read may be served without asking anybody; `None` when others must
+    /// confirm the leader.
+    ///
+    /// Sound because the raft thread publishes before it sends a message or hands entries to apply: nobody can
+    /// have been answered with anything beyond the index seen here, nor another member been elected or granted a
+    /// vote, while this is set.
+    pub fn reads_alone_at(&self) -> Option<u64> {
+        self.reads_alone
+            .load(Ordering::Acquire)
+            .then(|| self.committed())
+    }
+
+    /// The last index of the log.
+    pub fn last_index(&self) -> u64 {
+        self.last_index.load(Ordering::Acquire)
+    }
+
+    /// When the present leader was first seen.
+    pub fn leader_elected(&self) -> Option<Instant> {
+        *self.leader_elected.lock()
+    }
+
+    fn since_origin(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.origin).as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX)
+    }
+
+    /// How long ago the raft thread last said anything, which it does at least once a tick.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        Duration::from_millis(
+            self.since_origin(now)
+                .saturating_sub(self.seen.load(Ordering::Acquire)),
+        )
+    }
+
+    /// Publishes how far each member's log matches the leader's, on the leader; empty elsewhere.
+    pub fn publish_matched(&self, matched: BTreeMap<u64, u64>) {
+        *self.matched.lock() = matched;
+    }
+
+    /// How far each member's log matched the leader's at the last tick. Empty unless this member leads.
+    pub fn matched(&self) -> BTreeMap<u64, u64> {
+        self.matched.lock().clone()
+    }
+
+    /// Follows the leader's ID.
+    pub fn watch_leader(&self) -> watch::Receiver<u64> {
+        self.leader_watch.subscribe()
+    }
+}

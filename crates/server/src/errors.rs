@@ -1,0 +1,282 @@
+//! The one table from our errors to what a client sees: gRPC code and text, byte for byte etcd's.
+
+use ferrite_apply::ApplyError;
+use ferrite_mvcc::RequestError;
+use ferrite_node::Error;
+use tonic::{Code, Status};
+
+/// No leader is known (for calls that require one).
+pub fn no_leader() -> Status {
+    Status::new(Code::Unavailable, "etcdserver: no leader")
+}
+
+/// A stream of watchers that its client has cancelled.
+pub fn watch_canceled() -> Status {
+    Status::new(Code::Cancelled, "etcdserver: watch canceled")
+}
+
+/// The cluster version is not decided yet.
+pub fn not_capable() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: not capable")
+}
+
+/// A learner does not serve this call.
+pub fn not_for_learner() -> Status {
+    Status::new(
+        Code::FailedPrecondition,
+        "etcdserver: rpc not supported for learner",
+    )
+}
+
+/// The `client-api-version` metadata is not text.
+pub fn invalid_api_version() -> Status {
+    Status::new(
+        Code::InvalidArgument,
+        "etcdserver: invalid client api version",
+    )
+}
+
+/// The peer URLs of a member to add are missing or malformed.
+pub fn bad_urls() -> Status {
+    Status::new(
+        Code::InvalidArgument,
+        "etcdserver: given member URLs are invalid",
+    )
+}
+
+/// The quota is used up.
+pub fn no_space() -> Status {
+    Status::new(
+        Code::ResourceExhausted,
+        "etcdserver: mvcc: database space exceeded",
+    )
+}
+
+/// A request that the store refused.
+pub fn request(error: &RequestError) -> Status {
+    let code = match error {
+        RequestError::Compacted | RequestError::FutureRevision => Code::OutOfRange,
+        RequestError::LeaseNotFound => Code::NotFound,
+        RequestError::StreamSort | RequestError::StreamFilter => {
+            return Status::new(Code::Unimplemented, error.to_string());
+        }
+        RequestError::Damaged(reason) => {
+            return Status::new(Code::DataLoss, format!("etcdserver: {reason}"));
+        }
+        RequestError::EmptyKey
+        | RequestError::ValueProvided
+        | RequestError::LeaseProvided
+        | RequestError::KeyNotFound
+        | RequestError::TooManyOps
+        | RequestError::DuplicateKey
+        | RequestError::InvalidSortOption => Code::InvalidArgument,
+    };
+    Status::new(code, format!("etcdserver: {error}"))
+}
+
+fn apply(error: &ApplyError) -> Status {
+    let code = match error {
+        ApplyError::Request(error) => return request(error),
+        ApplyError::NoSpace => return no_space(),
+        ApplyError::Corrupt => Code::DataLoss,
+        ApplyError::LeaseNotFound => Code::NotFound,
+        ApplyError::LeaseExists => Code::FailedPrecondition,
+        ApplyError::LeaseTtlTooLarge => Code::OutOfRange,
+        ApplyError::Membership(error) => return membership(error),
+    };
+    Status::new(code, format!("etcdserver: {error}"))
+}
+
+/// A membership change that was refused.
+pub fn membership(error: &ferrite_membership::Error) -> Status {
+    use ferrite_membership::Error as E;
+    let (code, text) = match error {
+        E::IdExists => (
+            Code::FailedPrecondition,
+            "etcdserver: member ID already exist",
+        ),
+        E::IdNotFound | E::IdRemoved => (Code::NotFound, "etcdserver: member not found"),
+        E::PeerUrlExists => (
+            Code::FailedPrecondition,
+            "etcdserver: Peer URLs already exists",
+        ),
+        E::MemberNotLearner => (
+            Code::FailedPrecondition,
+            "etcdserver: can only promote a learner member",
+        ),
+        E::TooManyLearners => (
+            Code::FailedPrecondition,
+            "etcdserver: too many learner members in cluster",
+        ),
+        other => return Status::new(Code::Unknown, other.to_string()),
+    };
+    Status::new(code, text)
+}
+
+/// Any failure of a call on the node.
+pub fn status(error: &Error) -> Status {
+    let code = match error {
+        Error::Apply(error) => return apply(error),
+        // These reach clients with the bare text, or with another code than etcd's own table has.
+        Error::DeadlineExceeded => {
+            return Status::new(Code::DeadlineExceeded, "context deadline exceeded");
+        }
+        Error::NotPrimary => return Status::new(Code::Unknown, error.to_string()),
+        Error::Dropped => return Status::new(Code::Unknown, "raft proposal dropped"),
+        Error::TooManyRequests | Error::TransferTimeout | Error::NotEnoughStarted => Code::Unknown,
+        Error::TooLarge => Code::InvalidArgument,
+        Error::Timeout
+        | Error::TimeoutLeaderFailure
+        | Error::TimeoutConnectionLost
+        | Error::LeaderChanged
+        | Error::Unhealthy
+        | Error::NoLeader
+        | Error::AppliedIndexTimeout
+        | Error::Stopped => Code::Unavailable,
+        Error::NotLeader | Error::BadTransferee | Error::LearnerNotReady => {
+            Code::FailedPrecondition
+        }
+    };
+    Status::new(code, format!("etcdserver: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(error: Error, code: Code, text: &str) {
+        let status = status(&error);
+        assert_eq!((status.code(), status.message()), (code, text));
+    }
+
+    #[test]
+    fn errors_have_etcds_codes_and_words() {
+        use Code::*;
+        let request = |error: RequestError| Error::Apply(ApplyError::Request(error));
+        check(
+            request(RequestError::EmptyKey),
+            InvalidArgument,
+            "etcdserver: key is not provided",
+        );
+        check(
+            request(RequestError::KeyNotFound),
+            InvalidArgument,
+            "etcdserver: key not found",
+        );
+        check(
+            request(RequestError::ValueProvided),
+            InvalidArgument,
+            "etcdserver: value is provided",
+        );
+        check(
+            request(RequestError::LeaseProvided),
+            InvalidArgument,
+            "etcdserver: lease is provided",
+        );
+        check(
+            request(RequestError::TooManyOps),
+            InvalidArgument,
+            "etcdserver: too many operations in txn request",
+        );
+        check(
+            request(RequestError::DuplicateKey),
+            InvalidArgument,
+            "etcdserver: duplicate key given in txn request",
+        );
+        check(
+            request(RequestError::InvalidSortOption),
+            InvalidArgument,
+            "etcdserver: invalid sort option",
+        );
+        check(
+            request(RequestError::Compacted),
+            OutOfRange,
+            "etcdserver: mvcc: required revision has been compacted",
+        );
+        check(
+            request(RequestError::FutureRevision),
+            OutOfRange,
+            "etcdserver: mvcc: required revision is a future revision",
+        );
+        check(
+            request(RequestError::LeaseNotFound),
+            NotFound,
+            "etcdserver: requested lease not found",
+        );
+        check(
+            Error::Apply(ApplyError::NoSpace),
+            ResourceExhausted,
+            "etcdserver: mvcc: database space exceeded",
+        );
+        check(
+            Error::Apply(ApplyError::Corrupt),
+            DataLoss,
+            "etcdserver: corrupt cluster",
+        );
+        check(
+            Error::TooLarge,
+            InvalidArgument,
+            "etcdserver: request is too large",
+        );
+        check(
+            Error::TooManyRequests,
+            Unknown,
+            "etcdserver: too many requests",
+        );
+        check(Error::Timeout, Unavailable, "etcdserver: request timed out");
+        check(
+            Error::TimeoutLeaderFailure,
+            Unavailable,
+            "etcdserver: request timed out, possibly due to previous leader failure",
+        );
+        check(
+            Error::TimeoutConnectionLost,
+            Unavailable,
+            "etcdserver: request timed out, possibly due to connection lost",
+        );
+        check(
+            Error::LeaderChanged,
+            Unavailable,
+            "etcdserver: leader changed",
+        );
+        check(
+            Error::NotLeader,
+            FailedPrecondition,
+            "etcdserver: not leader",
+        );
+        check(
+            Error::BadTransferee,
+            FailedPrecondition,
+            "etcdserver: bad leader transferee",
+        );
+        check(
+            Error::DeadlineExceeded,
+            DeadlineExceeded,
+            "context deadline exceeded",
+        );
+        check(Error::Dropped, Unknown, "raft proposal dropped");
+        check(
+            Error::NotEnoughStarted,
+            Unknown,
+            "etcdserver: re-configuration failed due to not enough started members",
+        );
+        check(
+            Error::Unhealthy,
+            Unavailable,
+            "etcdserver: unhealthy cluster",
+        );
+        check(
+            Error::LearnerNotReady,
+            FailedPrecondition,
+            "etcdserver: can only promote a learner member which is in sync with leader",
+        );
+        check(Error::NoLeader, Unavailable, "etcdserver: no leader");
+        check(Error::NotPrimary, Unknown, "not a primary lessor");
+        check(
+            Error::AppliedIndexTimeout,
+            Unavailable,
+            "etcdserver: request timed out, waiting for the applied index took too long",
+        );
+        check(Error::Stopped, Unavailable, "etcdserver: server stopped");
+    }
+}

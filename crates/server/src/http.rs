@@ -1,0 +1,525 @@
+//! Plain HTTP: health, readiness and version on the client port; members and hashes on the peer port.
+
+use std::time::Duration;
+
+use ::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use ::http::{Method, Request, Response, StatusCode};
+use bytes::Bytes;
+use ferrite_apply::ApplyError;
+use ferrite_membership::members_json;
+use ferrite_mvcc::kv;
+use ferrite_node::config::ETCD_VERSION;
+use ferrite_node::leases::{INTERNAL_PATH, RENEW_PATH};
+use ferrite_node::{Error, Node, hex};
+use ferrite_proto::etcdserverpb::{
+    AlarmType, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse, RangeRequest, ResponseHeader,
+};
+use ferrite_proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use prost::Message as _;
+
+use crate::errors;
+use crate::service::maintenance::storage_version;
+
+/// The largest body a peer may ask with.
+const PEER_BODY_MAX: usize = 64 << 10;
+/// Time a peer has to send it.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = answer(status, TEXT, body);
+    response.headers_mut().insert(
+        "X-Content-Type-Options",
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+/// Go's answer to a path nobody serves.
+pub fn not_found() -> Response<Bytes> {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+fn only_get(method: &Method) -> Option<Response<Bytes>> {
+    if method == Method::GET {
+        return None;
+    }
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET"));
+    Some(response)
+}
+
+/// The values of one query parameter, decoded.
+fn parameters<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
+    query.split('&').filter_map(move |pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then(|| value.replace('+', " "))
+    })
+}
+
+/// Serves a request on the client port.
+pub async fn client(node: &Node, method: &Method, path: &str, query: &str) -> Response<Bytes> {
+    match path {
+        "/health" => match only_get(method) {
+            Some(refused) => refused,
+            None => health(node, query).await,
+        },
+        "/version" => match only_get(method) {
+            Some(refused) => refused,
+            None => version(node),
+        },
+        _ => {
+            for (prefix, checks) in [("/livez", LIVEZ), ("/readyz", READYZ)] {
+                let Some(rest) = path.strip_prefix(prefix) else {
+                    continue;
+                };
+                let single = match rest {
+                    "" | "/" => None,
+                    _ => match rest
+                        .strip_prefix('/')
+                        .and_then(|name| checks.iter().find(|check| check.name() == name))
+                    {
+                        Some(check) => Some(*check),
+                        None => continue,
+                    },
+                };
+                if let Some(refused) = only_get(method) {
+                    return refused;
+                }
+                return checked(
+                    node,
+                    single.as_ref().map_or(checks, std::slice::from_ref),
+                    query,
+                )
+                .await;
+            }
+            not_found()
+        }
+    }
+}
+
+/// `/version`.
+pub fn version(node: &Node) -> Response<Bytes> {
+    let cluster = node.published().get_cluster();
+    let storage = storage_version(cluster.version)
+        .map_or_else(|| "unknown".to_owned(), |version| version.to_string());
+    let cluster = cluster
+        .version
+        .map_or_else(|| "not_decided".to_owned(), |version| version.to_string());
+    answer(
+        StatusCode::OK,
+        JSON,
+        format!(
+            "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
+        ),
+    )
+}
+
+async fn health(node: &Node, query: &str) -> Response<Bytes> {
+    let excluded: Vec<String> = parameters(query, "exclude").collect();
+    let serializable = parameters(query, "serializable").any(|value| value == "true");
+    let reason = unhealthy(node, &excluded, serializable).await;
+    match reason {
+        None => answer(
+            StatusCode::OK,
+            TEXT,
+            "{\"health\":\"true\",\"reason\":\"\"}",
+        ),
+        Some(reason) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "{}\n",
+                serde_json::json!({"health": "false", "reason": reason})
+            ),
+        ),
+    }
+}
+
+async fn unhealthy(node: &Node, excluded: &[String], serializable: bool) -> Option<String> {
+    for alarm in node.published().get_alarms(AlarmType::None) {
+        let name = alarm.alarm().as_str_name();
+        if excluded.iter().any(|excluded| excluded == name) {
+            continue;
+        }
+        return Some(match alarm.alarm() {
+            AlarmType::Nospace | AlarmType::Corrupt => format!("ALARM {name}"),
+            AlarmType::None => "ALARM UNKNOWN".to_owned(),
+        });
+    }
+    if !serializable && node.status().leader() == 0 {
+        return Some("RAFT NO LEADER".to_owned());
+    }
+    read_one(node, serializable)
+        .await
+        .err()
+        .map(|error| format!("RANGE ERROR:{error}"))
+}
+
+/// Reads one key, to see whether reads work at all.
+async fn read_one(node: &Node, serializable: bool) -> Result<(), String> {
+    if !serializable {
+        node.linearizable()
+            .await
+            .map_err(|error| errors::status(&error).message().to_owned())?;
+    }
+    let request = RangeRequest {
+        key: Bytes::from_static(b"a"),
+        limit: 1,
+        ..RangeRequest::default()
+    };
+    kv::range(node.store(), &request)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    DataCorruption,
+    SerializableRead,
+    LinearizableRead,
+    NonLearner,
+}
+
+const LIVEZ: &[Check] = &[Check::SerializableRead];
+const READYZ: &[Check] = &[
+    Check::DataCorruption,
+    Check::SerializableRead,
+    Check::LinearizableRead,
+    Check::NonLearner,
+];
+
+impl Check {
+    fn name(self) -> &'static str {
+        match self {
+            Check::DataCorruption => "data_corruption",
+            Check::SerializableRead => "serializable_read",
+            Check::LinearizableRead => "linearizable_read",
+            Check::NonLearner => "non_learner",
+        }
+    }
+
+    async fn run(self, node: &Node) -> Result<(), String> {
+        match self {
+            Check::DataCorruption => {
+                if node.published().get_alarms(AlarmType::Corrupt).is_empty() {
+                    Ok(())
+                } else {
+                    Err("alarm activated: CORRUPT".to_owned())
+                }
+            }
+            Check::SerializableRead => read_one(node, true).await,
+            Check::LinearizableRead => {
+                let stalled = node.log_write_age();
+                if stalled > node.config().election_timeout() {
+                    return Err(format!(
+                        "the write-ahead log's disk has not answered for {} ms",
+                        stalled.as_millis()
+                    ));
+                }
+                read_one(node, false).await
+            }
+            Check::NonLearner => {
+                let cluster = node.published().get_cluster();
+                match cluster.member(node.member_id()) {
+                    Some(member) if member.is_learner => {
+                        Err("not supported for learner".to_owned())
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+async fn checked(node: &Node, checks: &[Check], query: &str) -> Response<Bytes> {
+    let excluded: Vec<String> = parameters(query, "exclude").collect();
+    for name in &excluded {
+        if !checks.iter().any(|check| check.name() == name) {
+            tracing::warn!(
+                name = name.as_str(),
+                "some health checks cannot be excluded: unknown name"
+            );
+        }
+    }
+    let verbose = query
+        .split('&')
+        .any(|pair| pair.split('=').next() == Some("verbose"));
+    let mut lines = String::new();
+    let mut failed = false;
+    for check in checks {
+        if excluded.iter().any(|name| name == check.name()) {
+            continue;
+        }
+        match check.run(node).await {
+            Ok(()) => lines.push_str(&format!("[+]{} ok\n", check.name())),
+            Err(error) => {
+                failed = true;
+                lines.push_str(&format!("[-]{} failed: {error}\n", check.name()));
+            }
+        }
+    }
+    if failed {
+        tracing::warn!(output = lines.as_str(), "health check failed");
+        return text(StatusCode::SERVICE_UNAVAILABLE, lines + "\n");
+    }
+    text(
+        StatusCode::OK,
+        if verbose {
+            lines + "ok\n"
+        } else {
+            "ok\n".to_owned()
+        },
+    )
+}
+
+/// Serves what other members ask on the peer port beside raft.
+pub async fn peer(node: &Node, request: Request<Incoming>) -> Response<Bytes> {
+    let (parts, body) = request.into_parts();
+    let mut response = match parts.uri.path() {
+        "/version" => return only_get(&parts.method).unwrap_or_else(|| version(node)),
+        "/members" => only_get(&parts.method).unwrap_or_else(|| {
+            let cluster = node.published().get_cluster();
+            answer(
+                StatusCode::OK,
+                JSON,
+                members_json(cluster.members.values()) + "\n",
+            )
+        }),
+        "/members/hashkv" => match only_get(&parts.method) {
+            Some(refused) => refused,
+            None => {
+                let asked = parts
+                    .headers
+                    .get("X-Etcd-Cluster-ID")
+                    .map(HeaderValue::as_bytes);
+                if asked.is_some_and(|asked| {
+                    !asked.is_empty() && asked != hex(node.cluster_id()).as_bytes()
+                }) {
+                    text(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch\n")
+                } else {
+                    hash_kv(node, body).await
+                }
+            }
+        },
+        RENEW_PATH | INTERNAL_PATH => {
+            return if parts.method == Method::POST {
+                lease(node, parts.uri.path(), body).await
+            } else {
+                text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n")
+            };
+        }
+        "/downgrade/enabled" => match only_get(&parts.method) {
+            Some(refused) => refused,
+            None => match node.linearizable().await {
+                Ok(()) => {
+                    let cluster = node.published().get_cluster();
+                    let enabled = cluster
+                        .downgrade
+                        .as_ref()
+                        .is_some_and(|downgrade| downgrade.enabled);
+                    answer(StatusCode::OK, "text/plain", enabled.to_string())
+                }
+                Err(error) => text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!(
+                        "failed linearized read: {}\n",
+                        errors::status(&error).message()
+                    ),
+                ),
+            },
+        },
+        path => match path.strip_prefix("/members/promote/") {
+            Some(id) => promote(node, &parts.method, id).await,
+            None => return not_found(),
+        },
+    };
+    if let Ok(id) = HeaderValue::from_str(&hex(node.cluster_id())) {
+        response.headers_mut().insert("X-Etcd-Cluster-ID", id);
+    }
+    response
+}
+
+/// A follower passes a promotion on to this member, which it takes for the leader.
+async fn promote(node: &Node, method: &Method, id: &str) -> Response<Bytes> {
+    if method != Method::POST {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("POST"));
+        return response;
+    }
+    let Ok(id) = id.parse::<u64>() else {
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("member {id} not found in cluster\n"),
+        );
+    };
+    use ferrite_apply::ApplyError::Membership;
+    use ferrite_membership::Error as E;
+    match node.promote_member(id).await {
+        Ok(_) => {
+            let cluster = node.published().get_cluster();
+            answer(
+                StatusCode::OK,
+                JSON,
+                members_json(cluster.members.values()) + "\n",
+            )
+        }
+        Err(Error::Apply(Membership(error @ (E::IdNotFound | E::IdRemoved)))) => {
+            text(StatusCode::NOT_FOUND, format!("{error}\n"))
+        }
+        Err(Error::Apply(Membership(error @ E::MemberNotLearner))) => {
+            text(StatusCode::PRECONDITION_FAILED, format!("{error}\n"))
+        }
+        Err(error @ Error::LearnerNotReady) => text(
+            StatusCode::PRECONDITION_FAILED,
+            format!("etcdserver: {error}\n"),
+        ),
+        Err(error) => {
+            tracing::warn!("member-id" = %hex(id), error = %error, "failed to promote a member");
+            answer(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                JSON,
+                "{\"message\":\"Internal Server Error\"}",
+            )
+        }
+    }
+}
+
+/// A renewal or a question about a lease, from a member that takes this one for the leader.
+async fn lease(node: &Node, path: &str, body: Incoming) -> Response<Bytes> {
+    let limited =
+        tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, PEER_BODY_MAX).collect()).await;
+    let body = match limited {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return text(StatusCode::PAYLOAD_TOO_LARGE, "request body too large\n");
+        }
+        Ok(Err(_)) | Err(_) => return text(StatusCode::BAD_REQUEST, "error reading body\n"),
+    };
+    let answered = if path == RENEW_PATH {
+        let Ok(LeaseKeepAliveRequest { id }) = LeaseKeepAliveRequest::decode(body) else {
+            return text(StatusCode::BAD_REQUEST, "error unmarshalling request\n");
+        };
+        node.renew_lease_for_peer(id).await.map(|ttl| {
+            let response = LeaseKeepAliveResponse {
+                header: None,
+                id,
+                ttl,
+            };
+            response.encode_to_vec()
+        })
+    } else {
+        let Some(LeaseTimeToLiveRequest { id, keys }) = LeaseInternalRequest::decode(body)
+            .ok()
+            .and_then(|request| request.lease_time_to_live_request)
+        else {
+            return text(StatusCode::BAD_REQUEST, "error unmarshalling request\n");
+        };
+        let found = node.lease_time_to_live_here(id, keys).await;
+        found
+            .and_then(|found| found.ok_or(Error::Apply(ApplyError::LeaseNotFound)))
+            .map(|found| {
+                let response = LeaseTimeToLiveResponse {
+                    header: Some(ResponseHeader::default()),
+                    id,
+                    ttl: found.remaining_seconds,
+                    granted_ttl: found.granted_seconds,
+                    keys: found.keys,
+                };
+                LeaseInternalResponse {
+                    lease_time_to_live_response: Some(response),
+                }
+                .encode_to_vec()
+            })
+    };
+    match answered {
+        Ok(body) => answer(StatusCode::OK, "application/protobuf", body),
+        Err(Error::Apply(ApplyError::LeaseNotFound)) => {
+            text(StatusCode::NOT_FOUND, "lease not found\n")
+        }
+        Err(Error::AppliedIndexTimeout) => text(
+            StatusCode::REQUEST_TIMEOUT,
+            "waiting for node to catch up its applied index has timed out\n",
+        ),
+        Err(Error::LeaderChanged) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("{}\n", Error::NotPrimary),
+        ),
+        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
+}
+
+async fn hash_kv(node: &Node, body: Incoming) -> Response<Bytes> {
+    #[derive(serde::Deserialize)]
+    struct Asked {
+        #[serde(default)]
+        revision: i64,
+    }
+    #[derive(serde::Serialize)]
+    struct Header {
+        revision: i64,
+    }
+    #[derive(serde::Serialize)]
+    struct Answer {
+        header: Header,
+        #[serde(skip_serializing_if = "is_zero")]
+        hash: u32,
+        #[serde(skip_serializing_if = "is_zero_wide")]
+        compact_revision: i64,
+        #[serde(skip_serializing_if = "is_zero_wide")]
+        hash_revision: i64,
+    }
+    fn is_zero(n: &u32) -> bool {
+        *n == 0
+    }
+    fn is_zero_wide(n: &i64) -> bool {
+        *n == 0
+    }
+    let limited =
+        tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, PEER_BODY_MAX).collect()).await;
+    let Ok(Ok(bytes)) = limited else {
+        return text(StatusCode::BAD_REQUEST, "error reading body\n");
+    };
+    let Ok(asked) = serde_json::from_slice::<Asked>(&bytes.to_bytes()) else {
+        return text(StatusCode::BAD_REQUEST, "error unmarshalling request\n");
+    };
+    let store = node.store().clone();
+    match tokio::task::spawn_blocking(move || store.hash_kv(asked.revision)).await {
+        Ok(Ok(found)) => {
+            let body = serde_json::to_vec(&Answer {
+                header: Header {
+                    revision: found.current_revision,
+                },
+                hash: found.hash,
+                compact_revision: found.compact_revision,
+                hash_revision: found.hash_revision,
+            });
+            match body {
+                Ok(body) => answer(StatusCode::OK, JSON, body),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            }
+        }
+        Ok(Err(error)) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        Err(_) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the computation failed\n",
+        ),
+    }
+}

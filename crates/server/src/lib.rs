@@ -1,0 +1,11 @@
+//! The server: flags, logs, listeners, services around one [`ferrite_node::Node`].
+
+pub mod config;
+pub mod errors;
+pub mod flags;
+pub mod http;
+pub mod log;
+pub mod memory;
+pub mod run;
+pub mod serve;
+pub mod service;

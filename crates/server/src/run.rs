@@ -1,0 +1,321 @@
+//! The life of the process: bind, recover, join, publish, serve, stop.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrite_node::config::ETCD_VERSION;
+use ferrite_node::{Node, OnFatal, StartError, hex, recover, tasks};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, oneshot};
+
+use crate::config::{Config, bind};
+use crate::serve::{ClientServer, ServeError, peer_body};
+use crate::service::Context;
+use crate::{http, log};
+
+/// How the process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// By this signal.
+    Signal(i32),
+    /// The member was removed from the cluster.
+    Removed,
+}
+
+/// Why it could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address cannot be listened on.
+    #[error("{0}")]
+    Listen(String),
+    /// The member cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Clients cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The runtime cannot be made.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Runs a member until a signal or its removal.
+///
+/// # Errors
+/// [`RunError`]; once it serves, a failure that it cannot go on with ends the process.
+pub fn run(config: &Config) -> Result<Outcome, RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    runtime.block_on(life(config))
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, RunError> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate()).map_err(RunError::Runtime)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(RunError::Runtime)?,
+        })
+    }
+
+    async fn recv(&mut self) -> i32 {
+        let (number, name) = tokio::select! {
+            _ = self.terminate.recv() => (signal_hook::consts::SIGTERM, "terminated"),
+            _ = self.interrupt.recv() => (signal_hook::consts::SIGINT, "interrupt"),
+        };
+        tracing::info!(signal = name, "received signal; shutting down");
+        number
+    }
+}
+
+async fn life(config: &Config) -> Result<Outcome, RunError> {
+    let mut signals = Signals::new()?;
+    // Addresses first: if they are taken, nothing on disk has been touched.
+    tracing::info!("listen-peer-urls" = ?urls(&config.listen_peer), "configuring peer listeners");
+    let peer_listeners = bind_all(&config.listen_peer)?;
+    tracing::info!("listen-client-urls" = ?urls(&config.listen_client), "configuring client listeners");
+    let client_listeners = bind_all(&config.listen_client)?;
+    banner(config);
+    let recovered = tokio::select! {
+        recovered = prepare(config) => recovered?,
+        number = signals.recv() => return Ok(Outcome::Signal(number)),
+    };
+    let on_fatal = OnFatal::new(|reason| {
+        log::fatal(
+            &log::caller(file!(), line!()),
+            "the member cannot go on",
+            &reason,
+        )
+    });
+    let runtime = tokio::runtime::Handle::current();
+    let (node, events) = Node::start(config.node.clone(), recovered, &runtime, on_fatal)?;
+    tracing::info!(
+        "local-member-id" = %hex(node.member_id()),
+        "local-server-version" = ETCD_VERSION,
+        "cluster-id" = %hex(node.cluster_id()),
+        "cluster-version" = %version_of(&node),
+        "starting etcd server"
+    );
+    // Messages of other members arrive on this thread.
+    tokio::spawn(node.clone().serve_port());
+    let stop_peers = Arc::new(Notify::new());
+    let peers = serve_peers(&node, peer_listeners, &config.listen_peer, &stop_peers)?;
+    tracing::info!(
+        "local-member-id" = %hex(node.member_id()),
+        "initial-advertise-peer-urls" = ?config.node.peer_urls,
+        "listen-peer-urls" = ?urls(&config.listen_peer),
+        "advertise-client-urls" = ?config.node.client_urls,
+        "listen-client-urls" = ?urls(&config.listen_client),
+        "now serving peer/client/metrics"
+    );
+    let (removed_sender, mut removed) = oneshot::channel();
+    tokio::spawn(tasks::watch(node.clone(), events, move || {
+        // Nobody listens when the stop has begun already.
+        let _stopping = removed_sender.send(());
+    }));
+    let first_election = node.clone();
+    tokio::spawn(async move { tasks::advance_first_election(&first_election).await });
+
+    let mut clients = None;
+    let outcome = tokio::select! {
+        served = publish_and_serve(&node, client_listeners, config) => {
+            clients = Some(served?);
+            tokio::select! {
+                number = signals.recv() => Outcome::Signal(number),
+                Ok(()) = &mut removed => Outcome::Removed,
+            }
+        }
+        number = signals.recv() => Outcome::Signal(number),
+        Ok(()) = &mut removed => Outcome::Removed,
+    };
+    if outcome == Outcome::Removed {
+        tracing::warn!(
+            "local-member-id" = %hex(node.member_id()),
+            "the member has been permanently removed from the cluster; its data folder must be removed"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tracing::info!(name = config.node.name, "closing etcd server");
+    node.hand_over().await;
+    let stopping = node.clone();
+    let stopped = tokio::task::spawn_blocking(move || {
+        // Streams of watchers would hold up the end of their connections.
+        stopping.watch_hub().close();
+        if let Some(clients) = clients {
+            clients.stop();
+        }
+        stopping.stop();
+    });
+    if stopped.await.is_err() {
+        tracing::warn!("the member did not stop cleanly");
+    }
+    stop_peers.notify_waiters();
+    for task in peers {
+        task.abort();
+    }
+    tracing::info!(name = config.node.name, "closed etcd server");
+    Ok(outcome)
+}
+
+/// Recovery reads files and may wait for a lock: off the runtime, so that a signal still ends it.
+async fn prepare(config: &Config) -> Result<recover::Recovered, RunError> {
+    let initialized = recover::is_initialized(&config.node);
+    let remote = if initialized {
+        None
+    } else {
+        tasks::ask_cluster(&others(config)).await
+    };
+    let node_config = config.node.clone();
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("recover".into())
+        .spawn(move || {
+            let recovered = recover::make_folders(&node_config)
+                .and_then(|()| recover::recover(&node_config, remote));
+            // A signal came first.
+            let _nobody = sender.send(recovered);
+        })
+        .map_err(RunError::Runtime)?;
+    match receiver.await {
+        Ok(recovered) => Ok(recovered?),
+        Err(_) => Err(RunError::Runtime(std::io::Error::other(
+            "recovery ended without a word",
+        ))),
+    }
+}
+
+/// Peer URLs of the other members in `--initial-cluster`.
+fn others(config: &Config) -> Vec<String> {
+    config
+        .node
+        .initial_cluster
+        .split(',')
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(name, _)| name.trim() != config.node.name)
+        .map(|(_, url)| url.trim().to_owned())
+        .collect()
+}
+
+/// A member answers no client before its own attributes have been committed and applied.
+async fn publish_and_serve(
+    node: &Node,
+    listeners: Vec<TcpListener>,
+    config: &Config,
+) -> Result<ClientServer, RunError> {
+    if tasks::publish(node).await.is_err() {
+        // Stopping: the caller's other branch says why.
+        std::future::pending::<()>().await;
+    }
+    let addresses: Vec<String> = listeners.iter().map(address).collect();
+    let server = ClientServer::start(
+        listeners,
+        &Context {
+            node: node.clone(),
+            progress_interval: config.watch_progress_interval,
+            warn_unary: config.warn_unary,
+        },
+    )?;
+    for (address, _) in addresses.iter().zip(&config.listen_client) {
+        tracing::info!(
+            traffic = "grpc+http",
+            address = address.as_str(),
+            "serving client traffic insecurely; this is strongly discouraged!"
+        );
+    }
+    tracing::info!("ready to serve client requests");
+    Ok(server)
+}
+
+fn serve_peers(
+    node: &Node,
+    listeners: Vec<TcpListener>,
+    urls: &[crate::flags::Url],
+    stop: &Arc<Notify>,
+) -> Result<Vec<tokio::task::JoinHandle<()>>, RunError> {
+    let mut tasks = Vec::new();
+    for (listener, _) in listeners.into_iter().zip(urls) {
+        let address = address(&listener);
+        listener.set_nonblocking(true).map_err(RunError::Runtime)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(RunError::Runtime)?;
+        tracing::info!(address, "serving peer traffic");
+        let answering = node.clone();
+        let fallback: ferrite_peer::Fallback = Arc::new(move |request| {
+            let node = answering.clone();
+            Box::pin(async move { http::peer(&node, request).await.map(peer_body) })
+        });
+        let transport = node.transport().clone();
+        let stop = Arc::clone(stop);
+        tasks.push(tokio::spawn(async move {
+            ferrite_peer::serve(listener, transport, fallback, stop.notified()).await;
+        }));
+    }
+    Ok(tasks)
+}
+
+fn bind_all(urls: &[crate::flags::Url]) -> Result<Vec<TcpListener>, RunError> {
+    urls.iter()
+        .map(|url| bind(url).map_err(RunError::Listen))
+        .collect()
+}
+
+fn address(listener: &TcpListener) -> String {
+    listener
+        .local_addr()
+        .map_or_else(|error| error.to_string(), |address| address.to_string())
+}
+
+fn urls(urls: &[crate::flags::Url]) -> Vec<String> {
+    urls.iter().map(ToString::to_string).collect()
+}
+
+fn version_of(node: &Node) -> String {
+    node.published()
+        .get_cluster()
+        .version
+        .map_or_else(|| "to_be_decided".to_owned(), |version| version.to_string())
+}
+
+fn banner(config: &Config) {
+    let node = &config.node;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    tracing::info!(
+        "etcd-version" = ETCD_VERSION,
+        "ferrite-version" = env!("CARGO_PKG_VERSION"),
+        "git-sha" = crate::run::GIT_SHA,
+        "max-cpu-set" = cores,
+        "max-cpu-available" = cores,
+        "member-initialized" = recover::is_initialized(node),
+        name = node.name,
+        "data-dir" = %node.data_dir.display(),
+        "wal-dir" = %node.wal_dir().display(),
+        "member-dir" = %node.member_dir().display(),
+        "force-new-cluster" = node.force_new_cluster,
+        "heartbeat-interval" = ?node.tick,
+        "election-timeout" = ?node.election_timeout(),
+        "initial-election-tick-advance" = node.advance_election_at_start,
+        "snapshot-count" = node.snapshot_count,
+        "snapshot-catchup-entries" = node.snapshot_catchup_entries,
+        "initial-advertise-peer-urls" = ?node.peer_urls,
+        "advertise-client-urls" = ?node.client_urls,
+        "initial-cluster" = node.initial_cluster,
+        "initial-cluster-state" = if node.new_cluster { "new" } else { "existing" },
+        "initial-cluster-token" = node.initial_cluster_token,
+        "quota-backend-bytes" = node.quota_bytes,
+        "max-request-bytes" = node.max_request_bytes,
+        "pre-vote" = node.pre_vote,
+        "starting an etcd server"
+    );
+}
+
+/// The commit this was built from, when the build knew it.
+pub const GIT_SHA: &str = match option_env!("FERRITE_GIT_SHA") {
+    Some(sha) => sha,
+    None => "unknown",
+};

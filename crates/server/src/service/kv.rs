@@ -1,0 +1,162 @@
+//! `etcdserverpb.KV`.
+
+use ferrite_apply::Response as Applied;
+use ferrite_mvcc::kv;
+use ferrite_proto::etcdserverpb::kv_server::Kv;
+use ferrite_proto::etcdserverpb::response_op::Response as OpResponse;
+use ferrite_proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+    InternalRaftRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, RangeStreamResponse,
+    TxnRequest, TxnResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::{Context, mismatched};
+use crate::errors;
+
+/// The service.
+#[derive(Clone)]
+pub struct KvService(pub Context);
+
+impl KvService {
+    fn propose(
+        &self,
+        request: InternalRaftRequest,
+    ) -> impl Future<Output = Result<Applied, Status>> + Send {
+        // Begun here, so that the call does not keep the request, which is a large struct.
+        let answer = self.0.node.propose(request);
+        async move { answer.await.map_err(|error| errors::status(&error)) }
+    }
+
+    async fn linearizable(&self) -> Result<(), Status> {
+        self.0
+            .node
+            .linearizable()
+            .await
+            .map_err(|error| errors::status(&error))
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
+        self.0.capable()?;
+        self.0
+            .admit(request.metadata(), request.get_ref().serializable)?;
+        let request = request.into_inner();
+        kv::check_range(&request).map_err(|error| errors::request(&error))?;
+        if !request.serializable {
+            self.linearizable().await?;
+        }
+        let mut response =
+            kv::range(self.0.node.store(), &request).map_err(|error| errors::request(&error))?;
+        response.header = self.0.complete(response.header);
+        Ok(Response::new(response))
+    }
+
+    type RangeStreamStream =
+        tokio_stream::Iter<std::vec::IntoIter<Result<RangeStreamResponse, Status>>>;
+
+    async fn range_stream(
+        &self,
+        _: Request<RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        Err(Status::unimplemented(
+            "unknown method RangeStream for service etcdserverpb.KV",
+        ))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let request = request.into_inner();
+        self.0.room(kv::put_cost(&request))?;
+        kv::check_put(&request).map_err(|error| errors::request(&error))?;
+        let applied = self
+            .propose(InternalRaftRequest {
+                put: Some(request),
+                ..InternalRaftRequest::default()
+            })
+            .await?;
+        let Applied::Put(mut response) = applied else {
+            return Err(mismatched());
+        };
+        response.header = self.0.complete(response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let request = request.into_inner();
+        kv::check_delete(&request).map_err(|error| errors::request(&error))?;
+        let applied = self
+            .propose(InternalRaftRequest {
+                delete_range: Some(request),
+                ..InternalRaftRequest::default()
+            })
+            .await?;
+        let Applied::DeleteRange(mut response) = applied else {
+            return Err(mismatched());
+        };
+        response.header = self.0.complete(response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let request = request.into_inner();
+        self.0.room(kv::txn_cost(&request))?;
+        kv::check_txn(&request, self.0.node.config().max_txn_ops)
+            .map_err(|error| errors::request(&error))?;
+        let mut response = if kv::is_txn_readonly(&request) {
+            if !kv::is_txn_serializable(&request) {
+                self.linearizable().await?;
+            }
+            kv::range_txn(self.0.node.store(), &request).map_err(|error| errors::request(&error))?
+        } else {
+            let applied = self
+                .propose(InternalRaftRequest {
+                    txn: Some(request),
+                    ..InternalRaftRequest::default()
+                })
+                .await?;
+            match applied {
+                Applied::Txn(response) => response,
+                _ => return Err(mismatched()),
+            }
+        };
+        response.header = self.0.complete(response.header);
+        debug_assert!(response.responses.iter().all(|op| !matches!(
+            &op.response,
+            Some(OpResponse::ResponsePut(put)) if put.header.is_none()
+        )));
+        Ok(Response::new(response))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let applied = self
+            .propose(InternalRaftRequest {
+                compaction: Some(request.into_inner()),
+                ..InternalRaftRequest::default()
+            })
+            .await?;
+        let Applied::Compaction(mut response, _) = applied else {
+            return Err(mismatched());
+        };
+        response.header = self.0.complete(response.header);
+        Ok(Response::new(response))
+    }
+}

@@ -1,0 +1,187 @@
+//! `etcdserverpb.Lease`.
+
+use ferrite_apply::{ApplyError, Response as Applied};
+use ferrite_mvcc::kv::LEASE_GRANT_COST;
+use ferrite_node::{Error, Node};
+use ferrite_proto::etcdserverpb::lease_server::Lease;
+use ferrite_proto::etcdserverpb::{
+    InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest,
+    LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Context, mismatched};
+use crate::errors;
+
+/// The service.
+#[derive(Clone)]
+pub struct LeaseService(pub Context);
+
+fn wants_leader(metadata: &MetadataMap) -> bool {
+    metadata
+        .get("hasleader")
+        .is_some_and(|value| value.as_bytes() == b"true")
+}
+
+/// Returns once no leader has been known for three election timeouts.
+async fn leader_lost(node: &Node) {
+    let mut leader = node.status().watch_leader();
+    let patience = node.config().election_timeout() * 3;
+    while leader.wait_for(|id| *id == 0).await.is_ok() {
+        if tokio::time::timeout(patience, leader.wait_for(|id| *id != 0))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+impl LeaseService {
+    async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+        // The header comes first: its revision is one at which the lease still lived.
+        let header = Some(self.0.header_now());
+        let ttl = match self.0.node.renew_lease(id).await {
+            Ok(ttl) => ttl,
+            Err(Error::Apply(ApplyError::LeaseNotFound)) => 0,
+            Err(error) => return Err(errors::status(&error)),
+        };
+        Ok(LeaseKeepAliveResponse { header, id, ttl })
+    }
+}
+
+#[tonic::async_trait]
+impl Lease for LeaseService {
+    async fn lease_grant(
+        &self,
+        request: Request<LeaseGrantRequest>,
+    ) -> Result<Response<LeaseGrantResponse>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        self.0.room(LEASE_GRANT_COST)?;
+        let mut request = request.into_inner();
+        while request.id == 0 {
+            // Only positive numbers are chosen; a client may choose any other.
+            request.id = (self.0.node.next_id() & (u64::MAX >> 1)).cast_signed();
+        }
+        let applied = self
+            .0
+            .node
+            .propose(InternalRaftRequest {
+                lease_grant: Some(request),
+                ..InternalRaftRequest::default()
+            })
+            .await
+            .map_err(|error| errors::status(&error))?;
+        let Applied::LeaseGrant(mut response) = applied else {
+            return Err(mismatched());
+        };
+        response.header = self.0.complete(response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<LeaseRevokeRequest>,
+    ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let applied = self
+            .0
+            .node
+            .propose(InternalRaftRequest {
+                lease_revoke: Some(request.into_inner()),
+                ..InternalRaftRequest::default()
+            })
+            .await
+            .map_err(|error| errors::status(&error))?;
+        let Applied::LeaseRevoke(mut response) = applied else {
+            return Err(mismatched());
+        };
+        response.header = self.0.complete(response.header);
+        Ok(Response::new(response))
+    }
+
+    type LeaseKeepAliveStream = ReceiverStream<Result<LeaseKeepAliveResponse, Status>>;
+
+    /// One answer per request, in order; an error, or the client's end of the stream, ends it.
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let needs_leader = wants_leader(request.metadata());
+        let mut asked = request.into_inner();
+        let service = self.clone();
+        let (answers, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let client_gone = answers.clone();
+            let serving = async {
+                loop {
+                    let answer = match asked.message().await {
+                        Ok(Some(request)) => service.keep_alive(request.id).await,
+                        // The client ended its side, or is gone.
+                        Ok(None) | Err(_) => return,
+                    };
+                    let failed = answer.is_err();
+                    if answers.send(answer).await.is_err() || failed {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = serving => {}
+                () = client_gone.closed() => {}
+                () = leader_lost(&service.0.node), if needs_leader => {
+                    let _gone = client_gone.send(Err(errors::no_leader())).await;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<LeaseTimeToLiveRequest>,
+    ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
+        let found = self
+            .0
+            .node
+            .lease_time_to_live(id, keys)
+            .await
+            .map_err(|error| errors::status(&error))?;
+        let mut response = LeaseTimeToLiveResponse {
+            header: Some(self.0.header_now()),
+            id,
+            ttl: -1,
+            ..LeaseTimeToLiveResponse::default()
+        };
+        if let Some(found) = found {
+            response.ttl = found.remaining_seconds;
+            response.granted_ttl = found.granted_seconds;
+            response.keys = found.keys;
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn lease_leases(
+        &self,
+        request: Request<LeaseLeasesRequest>,
+    ) -> Result<Response<LeaseLeasesResponse>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let leases = self.0.node.leases().ids();
+        Ok(Response::new(LeaseLeasesResponse {
+            header: Some(self.0.header_now()),
+            leases: leases.into_iter().map(|id| LeaseStatus { id }).collect(),
+        }))
+    }
+}

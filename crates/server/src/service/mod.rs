@@ -1,0 +1,128 @@
+//! The gRPC services, one thin file each: check, ask the node, fill the header.
+
+pub mod cluster;
+pub mod health;
+pub mod kv;
+pub mod lease;
+pub mod maintenance;
+pub mod watch;
+
+use ferrite_node::Node;
+use ferrite_proto::etcdserverpb::ResponseHeader;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use crate::errors;
+
+/// What every service holds.
+#[derive(Clone)]
+pub struct Context {
+    /// The member.
+    pub node: Node,
+    /// Silence after which watchers that ask for it are told how far they are.
+    pub progress_interval: std::time::Duration,
+    /// Unary calls that take longer are logged.
+    pub warn_unary: std::time::Duration,
+}
+
+impl Context {
+    /// A header with this revision.
+    pub fn header(&self, revision: i64) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.node.cluster_id(),
+            member_id: self.node.member_id(),
+            revision,
+            raft_term: self.node.status().term(),
+        }
+    }
+
+    /// A header with the current revision.
+    pub fn header_now(&self) -> ResponseHeader {
+        self.header(self.node.store().current_revision())
+    }
+
+    /// Completes a header that came out of apply with at most a revision.
+    pub fn complete(&self, header: Option<ResponseHeader>) -> Option<ResponseHeader> {
+        let revision = header
+            .map(|header| header.revision)
+            .filter(|revision| *revision != 0)
+            .unwrap_or_else(|| self.node.store().current_revision());
+        Some(self.header(revision))
+    }
+
+    /// Whether this member is a learner.
+    pub fn is_learner(&self) -> bool {
+        let cluster = self.node.published().get_cluster();
+        cluster
+            .member(self.node.member_id())
+            .is_some_and(|member| member.is_learner)
+    }
+
+    /// The checks every call passes first, in etcd's order: learner, client version, leader.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    pub fn admit(&self, metadata: &MetadataMap, served_by_learner: bool) -> Result<(), Status> {
+        if !served_by_learner && self.is_learner() {
+            return Err(errors::not_for_learner());
+        }
+        if let Some(version) = metadata.get("client-api-version")
+            && std::str::from_utf8(version.as_bytes()).is_err()
+        {
+            return Err(errors::invalid_api_version());
+        }
+        let needs_leader = metadata
+            .get("hasleader")
+            .is_some_and(|value| value.as_bytes() == b"true");
+        if needs_leader && self.node.status().leader() == 0 {
+            return Err(errors::no_leader());
+        }
+        Ok(())
+    }
+
+    /// Refuses a write for which the database has no room, and raises the alarm.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    pub fn room(&self, cost: u64) -> Result<(), Status> {
+        let node = &self.node;
+        let Some(quota) = node.config().quota_bytes else {
+            return Ok(());
+        };
+        if cost == 0 || node.store().backend().size() + cost < quota {
+            return Ok(());
+        }
+        let node = node.clone();
+        tokio::spawn(async move {
+            ferrite_node::tasks::raise_alarm(
+                &node,
+                ferrite_proto::etcdserverpb::AlarmType::Nospace,
+            )
+            .await;
+        });
+        Err(errors::no_space())
+    }
+
+    /// Data calls are refused while the cluster's version is one that does not have them. Before it is
+    /// decided they are served, as in the original, whose table starts with everything enabled.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    pub fn capable(&self) -> Result<(), Status> {
+        if self
+            .node
+            .published()
+            .get_cluster()
+            .version
+            .is_some_and(|version| version.major < 3)
+        {
+            return Err(errors::not_capable());
+        }
+        Ok(())
+    }
+}
+
+/// The status for an answer of a kind that the request cannot have.
+pub fn mismatched() -> Status {
+    Status::internal("the answer does not belong to the request")
+}

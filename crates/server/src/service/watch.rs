@@ -1,0 +1,274 @@
+//! `etcdserverpb.Watch`: one call carries many watchers.
+//!
+//! A call is one future that runs only while its client takes what it produces: a client that does
+//! not read costs a bounded queue in the hub, and is served from history when it reads again.
+
+use std::future::{Future, poll_fn};
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use ferrite_node::watch_hub::{WatchError, WatchStream};
+use ferrite_proto::etcdserverpb::watch_request::RequestUnion;
+use ferrite_proto::etcdserverpb::watch_server::Watch;
+use ferrite_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use ferrite_watch::{Create, Delivery, Filters, fragments};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio_stream::Stream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::Context;
+use crate::errors;
+
+/// The least interval of progress notices.
+pub const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// The ID in a response that is for no watcher, or for all.
+const NO_WATCHER: i64 = -1;
+/// A response may exceed the limit for requests by this much before it is cut.
+const FRAGMENT_OVERHEAD: usize = 512 << 10;
+/// Checks in a row that find no leader before calls that require one are ended.
+const LEADERLESS_CHECKS_MAX: u32 = 3;
+
+/// The service.
+#[derive(Clone)]
+pub struct WatchService(pub Context);
+
+/// What the call's future hands over, one response at a time.
+type Slot = Arc<Mutex<Option<Result<WatchResponse, Status>>>>;
+
+/// The sending end inside the call's future.
+struct Outlet(Slot);
+
+impl Outlet {
+    /// Hands a response over and goes on once it is taken.
+    async fn send(&self, response: Result<WatchResponse, Status>) {
+        *self.0.lock() = Some(response);
+        // whoever takes it polls again: there is nobody to wake
+        poll_fn(|_| match self.0.lock().is_some() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        })
+        .await;
+    }
+}
+
+/// The responses of one call. Its future runs when the next response is wanted, and not otherwise.
+pub struct Responses {
+    slot: Slot,
+    call: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Stream for Responses {
+    type Item = Result<WatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let ended = match &mut self.call {
+            Some(call) => call.as_mut().poll(cx).is_ready(),
+            None => true,
+        };
+        if ended {
+            self.call = None;
+        }
+        let item = self.slot.lock().take();
+        match item {
+            Some(response) => Poll::Ready(Some(response)),
+            None if ended => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Watch for WatchService {
+    type WatchStream = Responses;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<WatchRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let needs_leader = request
+            .metadata()
+            .get("hasleader")
+            .is_some_and(|value| value.as_bytes() == b"true");
+        let slot = Slot::default();
+        let outlet = Outlet(Arc::clone(&slot));
+        let service = self.clone();
+        let incoming = request.into_inner();
+        let call = Box::pin(async move {
+            if let Err(status) = service.serve(incoming, &outlet, needs_leader).await {
+                outlet.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Responses {
+            slot,
+            call: Some(call),
+        }))
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// An interval lengthened by up to a tenth, so that many streams made at once do not notify at once.
+fn with_jitter(interval: Duration) -> Duration {
+    // nothing secret: only different for each stream
+    let drawn = RandomState::new().hash_one(0u8) % 1_000;
+    interval + interval * u32::try_from(drawn).unwrap_or(0) / 10_000
+}
+
+fn ended(error: &WatchError) -> Status {
+    match error {
+        WatchError::Stopped => errors::status(&ferrite_node::Error::Stopped),
+        WatchError::Damaged(_) => Status::new(Code::DataLoss, format!("etcdserver: {error}")),
+    }
+}
+
+impl WatchService {
+    async fn serve(
+        &self,
+        mut incoming: Streaming<WatchRequest>,
+        outlet: &Outlet,
+        needs_leader: bool,
+    ) -> Result<(), Status> {
+        let mut stream = self.0.node.watch_hub().open();
+        let mut progress = every(with_jitter(
+            self.0.progress_interval.max(PROGRESS_INTERVAL_MIN),
+        ));
+        let mut leader_checks = every(self.0.node.config().election_timeout());
+        let mut leaderless = 0;
+        // a client that has said all it has to say goes on listening
+        let mut half_open = true;
+        loop {
+            tokio::select! {
+                request = incoming.message(), if half_open => match request {
+                    Ok(Some(request)) => {
+                        if let Some(response) = self.request(&stream, request) {
+                            outlet.send(Ok(response)).await;
+                        }
+                    }
+                    Ok(None) => half_open = false,
+                    Err(status) if status.code() == Code::Cancelled => return Err(errors::watch_canceled()),
+                    Err(status) => return Err(status),
+                },
+                deliveries = stream.next() => {
+                    for delivery in deliveries.map_err(|error| ended(&error))? {
+                        self.deliver(&stream, delivery, outlet).await;
+                    }
+                }
+                _ = progress.tick() => stream.tick(),
+                _ = leader_checks.tick(), if needs_leader => {
+                    leaderless = match self.0.node.status().leader() {
+                        0 => leaderless + 1,
+                        _ => 0,
+                    };
+                    if leaderless >= LEADERLESS_CHECKS_MAX {
+                        return Err(errors::no_leader());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what a client asks; the response, if there is one.
+    fn request(&self, stream: &WatchStream, request: WatchRequest) -> Option<WatchResponse> {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => Some(self.create(stream, request)),
+            Some(RequestUnion::CancelRequest(request)) => {
+                stream.cancel(request.watch_id).then(|| WatchResponse {
+                    header: Some(self.0.header_now()),
+                    watch_id: request.watch_id,
+                    canceled: true,
+                    ..WatchResponse::default()
+                })
+            }
+            Some(RequestUnion::ProgressRequest(_)) => {
+                stream.request_progress();
+                None
+            }
+            None => {
+                tracing::info!("invalid watch request type <nil> received in gRPC stream");
+                None
+            }
+        }
+    }
+
+    fn create(&self, stream: &WatchStream, request: WatchCreateRequest) -> WatchResponse {
+        // copied out of the request: a watcher may live for months
+        let (outcome, revision) = stream.create(&Create {
+            key: request.key.to_vec(),
+            range_end: request.range_end.to_vec(),
+            start_revision: request.start_revision,
+            watch_id: request.watch_id,
+            filters: Filters::from_request(&request.filters),
+            prev_kv: request.prev_kv,
+            fragment: request.fragment,
+            progress_notify: request.progress_notify,
+        });
+        let (watch_id, reason) = match outcome {
+            Ok(id) => (id, None),
+            Err(refusal) => (NO_WATCHER, Some(refusal.to_string())),
+        };
+        WatchResponse {
+            header: Some(self.0.header(revision)),
+            watch_id,
+            created: true,
+            canceled: reason.is_some(),
+            cancel_reason: reason.unwrap_or_default(),
+            ..WatchResponse::default()
+        }
+    }
+
+    async fn deliver(&self, stream: &WatchStream, delivery: Delivery, outlet: &Outlet) {
+        let response = match delivery {
+            Delivery::Events {
+                watch_id,
+                revision,
+                batch,
+                selection,
+                prev_kv,
+                fragment,
+            } => {
+                let previous = |key: &[u8], revision| stream.previous(key, revision);
+                let response = WatchResponse {
+                    header: Some(self.0.header(revision)),
+                    watch_id,
+                    events: batch.to_proto(&selection, prev_kv.then_some(&previous)),
+                    ..WatchResponse::default()
+                };
+                if fragment {
+                    let limit = self.0.node.config().max_request_bytes + FRAGMENT_OVERHEAD;
+                    for piece in fragments(response, limit) {
+                        outlet.send(Ok(piece)).await;
+                    }
+                    return;
+                }
+                response
+            }
+            Delivery::Progress { watch_id, revision } => WatchResponse {
+                header: Some(self.0.header(revision)),
+                watch_id,
+                ..WatchResponse::default()
+            },
+            Delivery::Compacted {
+                watch_id,
+                compact_revision,
+            } => WatchResponse {
+                // as in etcd: no revision, and no reason in words
+                header: Some(self.0.header(0)),
+                watch_id,
+                canceled: true,
+                compact_revision,
+                ..WatchResponse::default()
+            },
+        };
+        outlet.send(Ok(response)).await;
+    }
+}

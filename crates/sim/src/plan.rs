@@ -1,0 +1,193 @@
+//! How rough a simulation is: drawn from the seed, so that seeds differ in kind and not in detail only.
+
+use std::collections::BTreeMap;
+
+use crate::prng::Prng;
+
+/// Rates are per thousand, times in microseconds.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How long faults go on.
+    pub rough_us: u64,
+    /// Least delay of a message.
+    pub delay_min_us: u64,
+    /// Largest delay of a message.
+    pub delay_max_us: u64,
+    /// Messages lost.
+    pub loss: u64,
+    /// Messages that arrive twice.
+    pub duplicate: u64,
+    /// Messages delayed ten times as long.
+    pub straggle: u64,
+    /// Largest duration of an fsync.
+    pub sync_max_us: u64,
+    /// Fsyncs that stall for seconds.
+    pub stall: u64,
+    /// Mean time between two faults.
+    pub fault_every_us: u64,
+    /// Weights of the kinds of fault.
+    pub weights: [u64; FAULTS],
+    /// Clients.
+    pub clients: usize,
+    /// Keys they use.
+    pub keys: u64,
+    /// Longest pause of a client between two requests.
+    pub think_us: u64,
+    /// Entries between two `.snap` files.
+    pub snapshot_count: u64,
+    /// Entries kept for followers that lag.
+    pub catchup_entries: u64,
+    /// Longest time between commits of the database.
+    pub batch_interval_us: u64,
+    /// Bytes after which a batch is frozen, and at twice that many apply waits.
+    pub batch_bytes: usize,
+    /// Length of a log segment.
+    pub segment_bytes: u64,
+    /// Members that crash just after they have voted, to come back at once.
+    pub ambush: u64,
+    /// Whether members ask before they stand for election.
+    pub pre_vote: bool,
+}
+
+/// Number of kinds of fault.
+pub const FAULTS: usize = 9;
+
+/// Something that goes wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The process is killed now; the disk keeps what was written.
+    Kill,
+    /// The power goes now; what was not synced may be lost or torn.
+    PowerCut,
+    /// As one of these two, after some more effects.
+    CrashAtEffect,
+    /// As one of these two, in the middle of some file operation soon.
+    CrashAtWrite,
+    /// All members at once lose power.
+    Blackout,
+    /// The network falls in two.
+    Partition,
+    /// A link is cut in one direction.
+    OneWay,
+    /// All links are whole again.
+    Heal,
+    /// A member stands still for a while.
+    Pause,
+}
+
+const KINDS: [Fault; FAULTS] = [
+    Fault::Kill,
+    Fault::PowerCut,
+    Fault::CrashAtEffect,
+    Fault::CrashAtWrite,
+    Fault::Blackout,
+    Fault::Partition,
+    Fault::OneWay,
+    Fault::Heal,
+    Fault::Pause,
+];
+
+impl Plan {
+    /// Draws a plan.
+    pub fn draw(rng: &mut Prng) -> Plan {
+        let mut weights = [0; FAULTS];
+        for weight in &mut weights {
+            // Every kind is missing from some plans: what is always there hides what it prevents.
+            *weight = if rng.per_mille(300) {
+                0
+            } else {
+                rng.range(1, 10)
+            };
+        }
+        // Links that are cut heal again.
+        weights[7] = weights[7].max(6);
+        Plan {
+            rough_us: rng.range(6_000_000, 22_000_000),
+            delay_min_us: rng.range(50, 1_000),
+            delay_max_us: rng.range(1_000, 60_000),
+            loss: if rng.per_mille(400) {
+                0
+            } else {
+                rng.range(0, 120)
+            },
+            duplicate: if rng.per_mille(400) {
+                0
+            } else {
+                rng.range(0, 80)
+            },
+            straggle: rng.range(0, 40),
+            sync_max_us: rng.range(500, 30_000),
+            stall: if rng.per_mille(600) {
+                0
+            } else {
+                rng.range(1, 6)
+            },
+            fault_every_us: rng.range(150_000, 2_500_000),
+            weights,
+            clients: rng.range(2, 9) as usize,
+            keys: rng.range(2, 8),
+            think_us: rng.range(2_000, 100_000),
+            snapshot_count: rng.range(5, 60),
+            catchup_entries: rng.range(1, 20),
+            batch_interval_us: rng.range(20_000, 400_000),
+            batch_bytes: if rng.per_mille(500) {
+                8 << 20
+            } else {
+                rng.range(200, 3_000) as usize
+            },
+            segment_bytes: rng.range(3_000, 60_000),
+            ambush: if rng.per_mille(500) {
+                0
+            } else {
+                rng.range(20, 400)
+            },
+            pre_vote: rng.per_mille(600),
+        }
+    }
+
+    /// Draws a kind of fault.
+    pub fn fault(&self, rng: &mut Prng) -> Fault {
+        let mut left = rng.range(0, self.weights.iter().sum());
+        for (kind, weight) in KINDS.iter().zip(self.weights) {
+            if left < weight {
+                return *kind;
+            }
+            left -= weight;
+        }
+        Fault::Heal
+    }
+}
+
+/// What happened in a simulation, by kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats(pub BTreeMap<&'static str, u64>);
+
+impl Stats {
+    /// Counts one more.
+    pub fn count(&mut self, what: &'static str) {
+        *self.0.entry(what).or_default() += 1;
+    }
+
+    /// How many of a kind.
+    pub fn get(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
+    /// Adds those of another simulation.
+    pub fn add(&mut self, other: &Stats) {
+        for (what, n) in &other.0 {
+            *self.0.entry(what).or_default() += n;
+        }
+    }
+}
+
+impl std::fmt::Display for Stats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut between = "";
+        for (what, n) in &self.0 {
+            write!(f, "{between}{what} {n}")?;
+            between = ", ";
+        }
+        Ok(())
+    }
+}

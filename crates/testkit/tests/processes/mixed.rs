@@ -1,0 +1,187 @@
+//! Clusters of both kinds: the original's 3.5.1 and ours.
+
+use std::time::Duration;
+
+use ferrite_testkit::{Cluster, Kind, Load, PATIENCE, Workload, oracle};
+
+use crate::{beside_others, get, put};
+use Kind::{Etcd351, Ferrite};
+
+/// Puts through every member and reads each from every other.
+async fn speaks_everywhere(cluster: &Cluster, round: &str) {
+    for from in 0..3 {
+        let key = format!("{round}/{from}");
+        put(&cluster.client(from), &key, "v").await;
+        for to in 0..3 {
+            let seen = get(&cluster.client(to), &key).await;
+            assert_eq!(
+                seen.as_deref(),
+                Some("v"),
+                "put through {from}, read through {to}"
+            );
+        }
+    }
+}
+
+/// Kills a member the hard way, 3.5.1 only at rest and past its batch interval of 100 ms. Killed under
+/// load it was twice seen to come back one revision short. That fits etcd issue 13766 (the applied
+/// index reaches its disk before the data), but it was not reproduced and so not proved to be the
+/// original's: a pass here says nothing about 3.5.1 killed under load.
+async fn kill(cluster: &Cluster, index: usize, load: &Load) {
+    if cluster.member(index).kind() == Etcd351 {
+        let _held = load.hold().await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        cluster.member(index).kill9();
+    } else {
+        cluster.member(index).kill9();
+    }
+}
+
+async fn both_kinds_lead_and_fall(kinds: &[Kind]) {
+    let cluster = Cluster::builder().kinds(kinds).start().await;
+    speaks_everywhere(&cluster, "founded").await;
+    let load = Workload::new()
+        .writers(3)
+        .readers(2)
+        .pause(Duration::from_millis(2))
+        .start(&cluster);
+    for kind in [Ferrite, Etcd351] {
+        let chosen = kinds.iter().position(|k| *k == kind).expect("both kinds");
+        cluster.move_leader(chosen).await;
+        speaks_everywhere(&cluster, &format!("{kind:?} leads")).await;
+        load.wait_for(50).await;
+        // A follower of either kind falls and catches up from the log.
+        for follower in (0..3).filter(|index| *index != chosen) {
+            kill(&cluster, follower, &load).await;
+            load.wait_for(50).await;
+            cluster.start_all().await;
+        }
+        // The leader falls.
+        kill(&cluster, chosen, &load).await;
+        load.wait_for(50).await;
+        let next = cluster.leader().await;
+        assert_ne!(next, chosen);
+        cluster.start_all().await;
+        speaks_everywhere(&cluster, &format!("{kind:?} fell")).await;
+        eprintln!(
+            "{kinds:?}: {kind:?} led and fell, member {next} ({:?}) took over",
+            cluster.member(next).kind()
+        );
+    }
+    let history = load.stop().await;
+    history.check(&cluster).await;
+    // Everything from disk; nothing is being written.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    for member in cluster.members() {
+        member.kill9();
+    }
+    cluster.start_all().await;
+    history.check(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_theirs_and_one_of_ours() {
+    if oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    both_kinds_lead_and_fall(&[Etcd351, Ferrite, Etcd351]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_theirs_and_two_of_ours() {
+    if oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    both_kinds_lead_and_fall(&[Ferrite, Etcd351, Ferrite]).await;
+}
+
+/// Brings a member of one kind so far behind that a leader of the other kind sends it a snapshot.
+async fn snapshot_between(leader_kind: Kind, follower_kind: Kind) {
+    let kinds = [leader_kind, follower_kind, leader_kind];
+    let cluster = Cluster::builder()
+        .kinds(&kinds)
+        .snapshot_count(200)
+        .catchup_entries(20)
+        .start()
+        .await;
+    let follower = cluster.member(1);
+    let first = Workload::new().prefix("first").start(&cluster);
+    first.wait_for(50).await;
+    let mut history = first.stop().await;
+    cluster.move_leader(0).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    follower.kill9();
+    // The original keeps 5000 entries after a snapshot, whatever it is told.
+    let entries = if leader_kind == Etcd351 { 5_800 } else { 600 };
+    let load = Workload::new().writers(32).start(&cluster);
+    load.wait_for_within(entries, Duration::from_secs(60)).await;
+    history.merge(load.stop().await);
+    follower.start();
+    follower.ready(PATIENCE).await;
+    history.check(&cluster).await;
+    let received = if follower_kind == Ferrite {
+        "receiving database snapshot"
+    } else {
+        "applied snapshot"
+    };
+    assert!(
+        follower.log_contains(received)
+            || follower.log_contains("received and saved database snapshot"),
+        "it caught up without a snapshot"
+    );
+    // What it installed is on its disk (3.5.1's within its batch interval).
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    follower.kill9();
+    follower.start();
+    follower.ready(PATIENCE).await;
+    history.check(&cluster).await;
+    eprintln!(
+        "{follower_kind:?} caught up by a snapshot of {leader_kind:?} over {entries} entries"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn theirs_installs_our_snapshot() {
+    if oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    snapshot_between(Ferrite, Etcd351).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ours_installs_their_snapshot() {
+    if oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    snapshot_between(Etcd351, Ferrite).await;
+}
+
+/// A running cluster of the original, replaced member by member under load.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_cluster_is_taken_over_member_by_member() {
+    if oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder().kinds(&[Etcd351; 3]).start().await;
+    let load = Workload::new()
+        .writers(3)
+        .readers(2)
+        .pause(Duration::from_millis(2))
+        .start(&cluster);
+    for member in cluster.members() {
+        load.wait_for(50).await;
+        member.terminate().await;
+        load.wait_for(20).await;
+        member.start_as(Ferrite);
+        member.ready(PATIENCE).await;
+        cluster.wait_healthy().await;
+    }
+    load.wait_for(50).await;
+    let history = load.stop().await;
+    history.check(&cluster).await;
+}

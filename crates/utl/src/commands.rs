@@ -1,0 +1,301 @@
+//! The tree of commands: one table for parsing, abbreviations, suggestions, help and completion.
+
+use ferrite_cli::flags::{Flag, Kind};
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing by itself: it has subcommands.
+    Group,
+    /// Prints help about a topic.
+    Help,
+    /// Prints versions.
+    Version,
+    /// Prints a completion script.
+    Completion,
+    /// Rewrites a database.
+    Defrag,
+    /// Hashes the key space.
+    HashKv,
+    /// Changes the storage version.
+    Migrate,
+    /// Makes a data folder from a snapshot.
+    SnapshotRestore,
+    /// Describes a snapshot.
+    SnapshotStatus,
+}
+
+/// One command.
+#[derive(Debug)]
+pub struct Command {
+    /// Its name.
+    pub name: &'static str,
+    /// How to call it, after the name.
+    pub usage: &'static str,
+    /// One line of help.
+    pub help: &'static str,
+    /// Its flags.
+    pub flags: &'static [Flag],
+    /// Those among them that must be given.
+    pub required: &'static [&'static str],
+    /// Subcommands.
+    pub children: &'static [Command],
+    /// What it does.
+    pub action: Action,
+}
+
+const fn flag(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+    Flag {
+        name,
+        short: None,
+        kind,
+        default,
+        help,
+    }
+}
+
+/// Flags that every command takes.
+pub static GLOBAL: [Flag; 2] = [
+    flag(
+        "timeout",
+        Kind::Duration,
+        "10s",
+        "how long to wait for the lock of the database file; 0 waits for ever",
+    ),
+    Flag {
+        name: "write-out",
+        short: Some('w'),
+        kind: Kind::Text,
+        default: "simple",
+        help: "output form (fields, json, protobuf, simple, table)",
+    },
+];
+
+static DEFRAG: [Flag; 1] = [flag(
+    "data-dir",
+    Kind::Text,
+    "",
+    "required: the data folder, which no etcd may be using",
+)];
+
+static HASHKV: [Flag; 1] = [flag(
+    "rev",
+    Kind::Int,
+    "0",
+    "hash up to this revision (the latest unless given)",
+)];
+
+static MIGRATE: [Flag; 3] = [
+    flag("data-dir", Kind::Text, "", "required: the data folder"),
+    flag(
+        "force",
+        Kind::Bool,
+        "false",
+        "set the storage version even if the migration fails; not recommended",
+    ),
+    flag(
+        "target-version",
+        Kind::Text,
+        "",
+        "required: the version of etcd to migrate to, as \"X.Y\", 3.5 at least",
+    ),
+];
+
+static RESTORE: [Flag; 10] = [
+    flag(
+        "bump-revision",
+        Kind::Uint,
+        "0",
+        "how many revisions to leave out after the latest",
+    ),
+    flag(
+        "data-dir",
+        Kind::Text,
+        "",
+        "the folder to make (<name>.etcd unless given)",
+    ),
+    flag(
+        "initial-advertise-peer-urls",
+        Kind::Text,
+        "http://localhost:2380",
+        "peer URLs of this member",
+    ),
+    flag(
+        "initial-cluster",
+        Kind::Text,
+        "default=http://localhost:2380",
+        "the members of the new cluster",
+    ),
+    flag(
+        "initial-cluster-token",
+        Kind::Text,
+        "etcd-cluster",
+        "token of the new cluster",
+    ),
+    flag(
+        "initial-memory-map-size",
+        Kind::Uint,
+        "10737418240",
+        "accepted, and of no effect: the database is not mapped",
+    ),
+    flag(
+        "mark-compacted",
+        Kind::Bool,
+        "false",
+        "take everything up to the bumped revision for compacted (required with --bump-revision, and not allowed without)",
+    ),
+    flag("name", Kind::Text, "default", "name of this member"),
+    flag(
+        "skip-hash-check",
+        Kind::Bool,
+        "false",
+        "take a file without a hash (a copy out of a data folder), or with a wrong one",
+    ),
+    flag(
+        "wal-dir",
+        Kind::Text,
+        "",
+        "the folder for the log (in the data folder unless given)",
+    ),
+];
+
+const fn leaf(
+    name: &'static str,
+    usage: &'static str,
+    help: &'static str,
+    flags: &'static [Flag],
+    action: Action,
+) -> Command {
+    Command {
+        name,
+        usage,
+        help,
+        flags,
+        required: &[],
+        children: &[],
+        action,
+    }
+}
+
+static SNAPSHOT: [Command; 2] = [
+    leaf(
+        "restore",
+        "<filename> --data-dir {output dir} [options]",
+        "Makes a member's data folder from a snapshot",
+        &RESTORE,
+        Action::SnapshotRestore,
+    ),
+    leaf(
+        "status",
+        "<filename>",
+        "Describes a snapshot: hash, revision, total keys, total size, version",
+        &[],
+        Action::SnapshotStatus,
+    ),
+];
+
+/// The commands at the top.
+pub static COMMANDS: [Command; 7] = [
+    leaf(
+        "completion",
+        "[bash|zsh|fish|powershell]",
+        "Prints a completion script for a shell",
+        &[],
+        Action::Completion,
+    ),
+    Command {
+        required: &["data-dir"],
+        ..leaf(
+            "defrag",
+            "--data-dir {dir}",
+            "Gives the free space of a database file back",
+            &DEFRAG,
+            Action::Defrag,
+        )
+    },
+    leaf(
+        "hashkv",
+        "<filename>",
+        "Prints the hash of the key space in a database file",
+        &HASHKV,
+        Action::HashKv,
+    ),
+    leaf(
+        "help",
+        "[command]",
+        "Prints help about a command",
+        &[],
+        Action::Help,
+    ),
+    Command {
+        required: &["data-dir", "target-version"],
+        ..leaf(
+            "migrate",
+            "--data-dir {dir} --target-version X.Y",
+            "Changes the storage version of a data folder",
+            &MIGRATE,
+            Action::Migrate,
+        )
+    },
+    Command {
+        children: &SNAPSHOT,
+        ..leaf(
+            "snapshot",
+            "<subcommand>",
+            "Describes and restores snapshots",
+            &[],
+            Action::Group,
+        )
+    },
+    leaf(
+        "version",
+        "",
+        "Prints the version of etcdutl",
+        &[],
+        Action::Version,
+    ),
+];
+
+/// A command by its name, or by a beginning of it that no other shares.
+pub fn find(commands: &'static [Command], name: &str) -> Option<&'static Command> {
+    if let Some(command) = commands.iter().find(|c| c.name == name) {
+        return Some(command);
+    }
+    let mut matching = commands.iter().filter(|c| c.name.starts_with(name));
+    match (matching.next(), matching.next()) {
+        (Some(command), None) => Some(command),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrite_cli::flags::Values;
+
+    #[test]
+    fn defaults_can_be_read_and_required_flags_exist() {
+        fn visit(commands: &'static [Command]) {
+            for command in commands {
+                let values = Values::new(GLOBAL.iter().chain(command.flags).collect());
+                for flag in values.known() {
+                    assert!(values.get(flag.name).is_some(), "{}", flag.name);
+                }
+                for name in command.required {
+                    assert!(command.flags.iter().any(|f| f.name == *name));
+                }
+                visit(command.children);
+            }
+        }
+        visit(&COMMANDS);
+    }
+
+    #[test]
+    fn unique_beginnings_stand_for_a_command() {
+        let name = |typed| find(&COMMANDS, typed).map(|c| c.name);
+        assert_eq!(name("snap"), Some("snapshot"));
+        assert_eq!(name("h"), None);
+        assert_eq!(name("ha"), Some("hashkv"));
+        assert_eq!(name("backup"), None);
+    }
+}

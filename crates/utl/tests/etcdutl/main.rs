@@ -1,0 +1,7 @@
+//! `etcdutl` as its users see it: files in, text and exit codes out.
+
+mod common;
+mod damage;
+mod files;
+mod oracle;
+mod program;

@@ -1,0 +1,58 @@
+//! `cargo xtask`: the project's chores. See the library for what each does.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::{check, deny, oracle, run::say, suite};
+
+#[derive(Parser)]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    version,
+    about = "The project's chores"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The whole test suite, with all it needs; the last line sums it up
+    Test {
+        /// Failures of earlier steps, to be counted in the last line
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        failed_before: u64,
+    },
+    /// Formatting, lints, docs, house rules; never writes to the source
+    Check,
+    /// Formats the source and applies the lints' suggestions
+    Fix,
+    /// Licences, bans and sources of what we depend on
+    Deny,
+    /// Fetches the original's programs that tests compare with, and prints their folder
+    Oracle,
+}
+
+fn main() -> ExitCode {
+    let answer = match Cli::parse().command {
+        What::Test { failed_before } => {
+            return match suite::test(failed_before) {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            };
+        }
+        What::Check => check::check(),
+        What::Fix => check::fix(),
+        What::Deny => deny::deny(),
+        What::Oracle => oracle::ensure().map(|dir| say(&format!("{}", dir.display()))),
+    };
+    match answer {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
