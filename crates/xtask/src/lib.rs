@@ -3,17 +3,19 @@
 //! - [`check`]: formatting, lints, docs; [`check::fix`] is its writing twin.
 //! - [`deny`]: licences, bans, sources of what we depend on.
 //! - [`suite`]: the whole test suite, over [`oracle`] (the original's programs to compare with) and
-//!   [`programs`] (ours).
+//!   [`programs`] (ours); [`built`] holds the test programs, [`rerun`] what a second run of a test means.
 //! - below them: [`run`] (child processes), [`setup`] (installing what a bare machine lacks), [`tally`].
 //!
 //! The rules that the source itself must keep are tests: `tests/tidy.rs`. Nothing here is shipped, and
 //! nothing here may know how a member works: that is for the tests it starts.
 
+pub mod built;
 pub mod check;
 pub mod deny;
 pub mod error;
 pub mod oracle;
 pub mod programs;
+pub mod rerun;
 pub mod run;
 pub mod setup;
 pub mod suite;

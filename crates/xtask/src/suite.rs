@@ -1,19 +1,21 @@
-//! The whole test suite: `cargo test` over the workspace with everything the tests need, and the
-//! user's walkthrough, on loopback and, where a Docker engine answers, in containers.
+//! The whole test suite: every test program of the workspace with everything the tests need, and the
+//! user's walkthrough, on loopback and, where a Docker engine answers, in containers. What fails is run
+//! once more alone, at the end.
 
-use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::built::{self, Program};
 use crate::error::{Error, Result};
+use crate::rerun;
 use crate::run::{answers, cargo, line_of, say, shown};
-use crate::tally::{Reader, Tally};
-use crate::{in_ci, oracle, programs, root, setup};
+use crate::tally::{Failure, Reader, Tally};
+use crate::{in_ci, oracle, programs, setup};
 
 /// What building and running the tests may take in CI; on two cores they take a third of it.
-const LIMIT_SECONDS: u64 = 1800;
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Runs everything. `failed_before`: failures of earlier steps, for the summary.
 ///
@@ -29,14 +31,27 @@ pub fn test(failed_before: u64) -> bool {
         say(&format!("FAILED: {why}"));
         tally.failed += 1;
     }
+    for flaky in &tally.flaky {
+        say(&format!(
+            "flaky: {}: when it failed, it printed",
+            flaky.name
+        ));
+        print(&flaky.output);
+    }
     for reason in &tally.reasons {
         say(&format!("skipped: {reason}"));
+    }
+    for flaky in &tally.flaky {
+        say(&format!(
+            "flaky: {}: failed among the others, passed alone; that is a bug to be fixed",
+            flaky.name
+        ));
     }
     say(&format!(
         "the test suite took {:.0} s",
         start.elapsed().as_secs_f64()
     ));
-    let _ = writeln!(std::io::stdout(), "{tally}");
+    print(&tally.to_string());
     tally.failed == 0
 }
 
@@ -52,63 +67,141 @@ fn all(tally: &mut Tally) -> Result<()> {
             None
         }
     };
-    let programs = programs::build()?;
-    if let Err(why) = cargo_tests(&programs, oracle.as_deref(), tally) {
-        say(&format!("FAILED: {why}"));
-        tally.failed += 1;
+    let ours = programs::build()?;
+    let mut variables = vec![("FERRITE_BIN_DIR", ours.clone())];
+    if let Some(dir) = oracle {
+        variables.push((oracle::VARIABLE, dir));
     }
-    walkthroughs(&programs, tally);
+    let suite = Suite {
+        variables,
+        deadline: Instant::now() + LIMIT,
+        show: print,
+    };
+    let failures = match suite.programs(tally) {
+        Ok(failures) => failures,
+        Err(why) => {
+            say(&format!("FAILED: {why}"));
+            tally.failed += 1;
+            Vec::new()
+        }
+    };
+    walkthroughs(&ours, tally);
+    // Last, so that nothing else runs.
+    suite.again(failures, tally);
     Ok(())
 }
 
-fn cargo_tests(programs: &Path, oracle: Option<&Path>, tally: &mut Tally) -> Result<()> {
-    let mut command = if in_ci() {
-        limited(cargo().get_program())
-    } else {
-        cargo()
-    };
-    command
-        .args(["test", "--locked", "--workspace", "--no-fail-fast"])
-        .args(["--", "--show-output"])
-        .env("FERRITE_BIN_DIR", programs);
-    if let Some(dir) = oracle {
-        command.env(oracle::VARIABLE, dir);
+/// How the test programs are run.
+struct Suite {
+    /// Where the tests find what they need.
+    variables: Vec<(&'static str, PathBuf)>,
+    /// Where nobody watches, a test that hangs must not hang the whole run.
+    deadline: Instant,
+    /// Where the tests' output goes.
+    show: fn(&str),
+}
+
+impl Suite {
+    /// Builds the test programs and runs them all, and the examples in the docs; the tests that failed.
+    fn programs(&self, tally: &mut Tally) -> Result<Vec<(Program, Failure)>> {
+        let mut failures = Vec::new();
+        for program in built::build()? {
+            say(&format!("{}", program.source.display()));
+            let mut command = program.command();
+            command.arg("--show-output");
+            let failed = self.counted(command, tally)?;
+            failures.extend(failed.into_iter().map(|test| (program.clone(), test)));
+        }
+        let mut examples = cargo();
+        examples
+            .args(["test", "--locked", "--workspace", "--no-fail-fast", "--doc"])
+            .args(["--", "--show-output"]);
+        say(&line_of(&examples));
+        // These do not depend on what else runs.
+        self.counted(examples, tally)?;
+        Ok(failures)
     }
-    let line = line_of(&command);
-    say(&line);
-    let before = tally.failed;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(Error::io(format!("cannot run {line}")))?;
-    let mut reader = Reader::default();
-    if let Some(output) = child.stdout.take() {
-        for bytes in BufReader::new(output).split(b'\n') {
-            let bytes = bytes.map_err(Error::io("reading the tests' output"))?;
-            let text = String::from_utf8_lossy(&bytes);
-            if reader.line(text.trim_end(), tally) {
-                let _ = writeln!(std::io::stdout(), "{text}");
+
+    /// Runs failed tests once more, each alone.
+    fn again(&self, failures: Vec<(Program, Failure)>, tally: &mut Tally) {
+        for (program, failure) in rerun::chosen(failures) {
+            let name = format!("{} ({})", failure.test, program.source.display());
+            say(&format!("once more, alone: {name}"));
+            let mut command = program.command();
+            command.args(rerun::words(&failure));
+            let mut again = Tally::default();
+            if let Err(why) = self.counted(command, &mut again) {
+                say(&why.to_string());
+                continue;
+            }
+            if !rerun::judge(&program, failure, &again, tally) {
+                say(&format!("fails alone, too: {name}"));
             }
         }
     }
-    reader.finish(tally);
-    let status = child.wait().map_err(Error::io(&line))?;
-    // What does not compile has printed nothing to count.
-    if !status.success() && tally.failed == before {
-        return Err(Error::told(format!("{line}: {status}")));
+
+    /// Runs something that prints what `cargo test` prints, shows and counts it; the tests that failed.
+    fn counted(&self, command: Command, tally: &mut Tally) -> Result<Vec<Failure>> {
+        let line = line_of(&command);
+        let mut command = self.limited(command);
+        for (name, value) in &self.variables {
+            command.env(name, value);
+        }
+        let before = tally.failed;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(Error::io(format!("cannot run {line}")))?;
+        let mut reader = Reader::default();
+        if let Some(output) = child.stdout.take() {
+            for bytes in BufReader::new(output).split(b'\n') {
+                let bytes = bytes.map_err(Error::io("reading the tests' output"))?;
+                let text = String::from_utf8_lossy(&bytes);
+                if reader.line(text.trim_end(), tally) {
+                    (self.show)(&text);
+                }
+            }
+        }
+        reader.finish(tally);
+        let status = child.wait().map_err(Error::io(&line))?;
+        // What does not compile or start has printed nothing to count.
+        if !status.success() && tally.failed == before {
+            say(&format!("FAILED: {line}: {status}"));
+            tally.failed += 1;
+        }
+        Ok(reader.failures())
     }
-    Ok(())
+
+    /// In CI, the same command under the time that is left.
+    fn limited(&self, command: Command) -> Command {
+        if !in_ci() {
+            return command;
+        }
+        // `timeout 0` would be no limit at all.
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let seconds = left.as_secs().max(1).to_string();
+        let mut limited = Command::new("timeout");
+        limited
+            .args(["--kill-after=10", &seconds])
+            .arg(command.get_program())
+            .args(command.get_args());
+        if let Some(dir) = command.get_current_dir() {
+            limited.current_dir(dir);
+        }
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        limited
+    }
 }
 
-/// Where nobody watches, a test that hangs must not hang the whole run.
-fn limited(program: &OsStr) -> Command {
-    let mut command = Command::new("timeout");
-    command
-        .current_dir(root())
-        .args(["--kill-after=10", &LIMIT_SECONDS.to_string()])
-        .arg(program);
-    command
+fn print(text: &str) {
+    // Nobody reading is no reason to stop.
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn walkthroughs(programs: &Path, tally: &mut Tally) {
@@ -153,4 +246,72 @@ fn docker_needs() -> Result<()> {
         setup::packages(&["debootstrap"])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Speaks like a test program with three tests. Run together, two fail; alone, one of these passes.
+    const PROGRAM: &str = "#!/bin/sh
+if [ \"$1\" = --exact ]; then
+    echo 'running 1 test'
+    [ \"$2\" = slow ] && echo 'test result: ok. 1 passed; 0 failed; 0 ignored' && exit 0
+    printf 'failures:\\n\\nfailures:\\n    %s\\n\\n' \"$2\"
+    echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'
+    exit 101
+fi
+cat <<END
+running 3 tests
+
+failures:
+
+---- slow stdout ----
+too slow
+---- wrong stdout ----
+wrong
+
+failures:
+    slow
+    wrong
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored
+END
+exit 101
+";
+
+    #[test]
+    fn a_failed_test_is_run_again_alone_and_only_what_fails_again_has_failed() {
+        let dir = std::env::temp_dir().join(format!("xtask-suite-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let executable = dir.join("area");
+        std::fs::write(&executable, PROGRAM).expect("a program");
+        std::fs::set_permissions(&executable, std::fs::Permissions::from_mode(0o755))
+            .expect("it may be run");
+        let program = Program {
+            source: "tests/area.rs".into(),
+            package: dir.clone(),
+            executable,
+        };
+        let suite = Suite {
+            variables: Vec::new(),
+            deadline: Instant::now() + LIMIT,
+            show: |_| {},
+        };
+        let mut tally = Tally::default();
+        let failed = suite.counted(program.command(), &mut tally);
+        assert_eq!(tally.to_string(), "1 passed, 2 failed, 0 skipped");
+        let failed = failed.expect("it runs").into_iter();
+        suite.again(
+            failed.map(|test| (program.clone(), test)).collect(),
+            &mut tally,
+        );
+        let _ = std::fs::remove_dir_all(&dir);
+        assert_eq!(tally.to_string(), "2 passed, 1 failed, 0 skipped");
+        let names: Vec<_> = tally.flaky.iter().map(|flaky| &flaky.name).collect();
+        assert_eq!(names, ["slow (tests/area.rs)"]);
+        assert_eq!(tally.flaky[0].output, "too slow");
+    }
 }

@@ -13,6 +13,27 @@ pub struct Tally {
     pub skipped: u64,
     /// Why something was skipped, each reason once.
     pub reasons: Vec<String>,
+    /// Tests that failed among the others and passed when they were run again alone; they are
+    /// counted as passed.
+    pub flaky: Vec<Flaky>,
+}
+
+/// A test that fails now and then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaky {
+    /// Its name, and the program it belongs to.
+    pub name: String,
+    /// What it printed when it failed.
+    pub output: String,
+}
+
+/// A test that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its name within its program.
+    pub test: String,
+    /// What it printed.
+    pub output: String,
 }
 
 impl Tally {
@@ -28,6 +49,13 @@ impl Tally {
     pub fn skip(&mut self, reason: &str) {
         self.skipped += 1;
         self.reason(reason);
+    }
+
+    /// A failure that has been counted turns out to pass when nothing else runs.
+    pub fn pardon(&mut self, flaky: Flaky) {
+        self.failed = self.failed.saturating_sub(1);
+        self.passed += 1;
+        self.flaky.push(flaky);
     }
 
     fn reason(&mut self, reason: &str) {
@@ -59,6 +87,10 @@ pub struct Reader {
     counted: bool,
     /// Tests of this program that said they were skipped.
     skipped: u64,
+    /// What this program printed about its failures.
+    about_failures: Vec<String>,
+    /// The failures of all programs so far.
+    failures: Vec<Failure>,
 }
 
 /// Where in the output of a test program we are.
@@ -84,6 +116,8 @@ impl Reader {
             let number = |word: &str| number_before(counts, word);
             tally.passed += number(" passed").saturating_sub(skipped);
             tally.failed += number(" failed");
+            let about = std::mem::take(&mut self.about_failures);
+            self.failures.extend(named(&about, number(" failed")));
             tally.skipped += number(" ignored") + skipped;
             return true;
         }
@@ -94,9 +128,13 @@ impl Reader {
             }
             (Part::Outside, _) => {}
             (_, "successes:") => self.part = Part::Successes,
-            (_, "failures:") => self.part = Part::Failures,
+            (_, "failures:") => {
+                self.part = Part::Failures;
+                self.about_failures.push(line.to_owned());
+            }
+            (Part::Failures, _) => self.about_failures.push(line.to_owned()),
             (Part::Successes, _) => return self.of_a_success(line, tally),
-            (Part::Running | Part::Failures, _) => {}
+            (Part::Running, _) => {}
         }
         self.part != Part::Successes
     }
@@ -108,6 +146,13 @@ impl Reader {
             tally.failed += 1;
         }
         self.skipped = 0;
+        self.about_failures.clear();
+    }
+
+    /// Takes out the tests that failed, of all programs since the last call. Those of a program that
+    /// died are not among them, nor those whose names do not add up to what the program has counted.
+    pub fn failures(&mut self) -> Vec<Failure> {
+        std::mem::take(&mut self.failures)
     }
 
     fn of_a_success(&mut self, line: &str, tally: &mut Tally) -> bool {
@@ -124,6 +169,39 @@ impl Reader {
         }
         true
     }
+}
+
+/// The failed tests out of what a program prints about them: the output of each, then a list of all.
+/// None if the list does not hold `count` of them.
+fn named(about: &[String], count: u64) -> Vec<Failure> {
+    let Some(end) = about.iter().rposition(|line| line == "failures:") else {
+        return Vec::new();
+    };
+    let (outputs, list) = about.split_at(end);
+    let names: Vec<&str> = list
+        .iter()
+        .filter_map(|line| line.strip_prefix("    "))
+        .collect();
+    if names.len() as u64 != count {
+        return Vec::new();
+    }
+    let header = |line: &str, name: &str| line == format!("---- {name} stdout ----");
+    let output = |name: &str| -> String {
+        outputs
+            .iter()
+            .skip_while(|line| !header(line, name))
+            .skip(1)
+            .take_while(|line| !names.iter().any(|other| header(line, other)))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    };
+    names
+        .iter()
+        .map(|name| Failure {
+            test: (*name).to_owned(),
+            output: output(name).trim_end().to_owned(),
+        })
+        .collect()
 }
 
 /// `running 3 tests`
@@ -192,6 +270,73 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
         assert!(shown.contains(&"the reason"), "{shown:?}");
         assert!(!shown.contains(&"noise"), "{shown:?}");
     }
+
+    const TWO_FAILURES: &str = "\
+running 3 tests
+test area::one ... FAILED
+test fine ... ok
+test two - should panic ... FAILED
+
+successes:
+
+---- fine stdout ----
+failures are not mine
+
+successes:
+    fine
+
+failures:
+
+---- area::one stdout ----
+failures:
+    a line that looks like a name
+---- of its own ----
+
+---- two stdout ----
+note: test did not panic as expected
+
+failures:
+    area::one
+    two
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+";
+
+    #[test]
+    fn failures_come_with_their_names_and_what_they_printed() {
+        let (mut tally, mut reader) = (Tally::default(), Reader::default());
+        for line in TWO_FAILURES.lines() {
+            reader.line(line, &mut tally);
+        }
+        reader.finish(&mut tally);
+        assert_eq!(tally.to_string(), "1 passed, 2 failed, 0 skipped");
+        let found = reader.failures();
+        let found: Vec<_> = found
+            .iter()
+            .map(|failure| (failure.test.as_str(), failure.output.as_str()))
+            .collect();
+        let own = "failures:\n    a line that looks like a name\n---- of its own ----";
+        assert_eq!(
+            found,
+            [
+                ("area::one", own),
+                ("two", "note: test did not panic as expected"),
+            ]
+        );
+        assert!(reader.failures().is_empty(), "they are taken out once");
+    }
+
+    #[test]
+    fn names_that_do_not_add_up_are_not_believed() {
+        let (mut tally, mut reader) = (Tally::default(), Reader::default());
+        let output = TWO_FAILURES.replace("    two\n", "");
+        for line in output.lines() {
+            reader.line(line, &mut tally);
+        }
+        assert_eq!(tally.failed, 2);
+        assert!(reader.failures().is_empty());
+    }
+
     #[test]
     fn a_program_that_dies_without_a_result_is_a_failure() {
         let (mut tally, mut reader) = (Tally::default(), Reader::default());
