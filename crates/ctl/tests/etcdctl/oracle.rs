@@ -9,8 +9,24 @@ use crate::common::{Run, cluster, oracle, ours, run};
 fn both(dir: &Path, endpoint: &str, args: &[&str], stdin: &[u8]) -> (Run, Run) {
     let mut all = vec!["--endpoints", endpoint];
     all.extend(args);
-    let theirs = run(&dir.join("etcdctl"), &[], &all, stdin);
-    (theirs, run(&ours(), &[], &all, stdin))
+    let change = args[0] == "member" && args[1] != "list";
+    let run_one = |program: &Path| {
+        if change {
+            changes_have_settled(dir, endpoint);
+        }
+        run(program, &[], &all, stdin)
+    };
+    (run_one(&dir.join("etcdctl")), run_one(&ours()))
+}
+
+/// Waits until etcd 3.5.1 takes another change of its membership. Its raft drops a change without a
+/// word, and the call runs into its deadline, while it has not yet been told that the change before is
+/// applied; that is a moment after the change was answered ("ignoring conf change … possible unapplied
+/// conf change" in its log; its own etcdctl hangs just so). A write that is answered comes after that.
+fn changes_have_settled(dir: &Path, endpoint: &str) {
+    let args = ["--endpoints", endpoint, "put", "settled", ""];
+    let put = run(&dir.join("etcdctl"), &[], &args, b"");
+    assert_eq!(put.code, Some(0), "{put:?}");
 }
 
 /// Numbers that grow with every write, blanked.
@@ -470,6 +486,7 @@ fn members_come_and_go() {
     let (_data, members) = cluster(&dir, 1);
     let endpoint = members[0].endpoint.as_str();
     let our = |args: &[&str]| {
+        changes_have_settled(&dir, endpoint);
         let mut all = vec!["--endpoints", endpoint];
         all.extend(args);
         run(&ours(), &[], &all, b"")
@@ -524,8 +541,11 @@ fn members_come_and_go() {
         updated.starts_with(&format!("Member {id:>16} updated in cluster ")),
         "{updated}"
     );
-    // The original drops a change without a word while the one before is not applied everywhere.
-    let wanted = format!("Member {id:>16} removed from cluster ");
-    let removed = (0..3).any(|_| our(&["member", "remove", &id]).stdout.starts_with(&wanted));
-    assert!(removed, "the member is not removed");
+    let removed = our(&["member", "remove", &id]);
+    assert!(
+        removed
+            .stdout
+            .starts_with(&format!("Member {id:>16} removed from cluster ")),
+        "{removed:?}"
+    );
 }
