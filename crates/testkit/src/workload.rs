@@ -16,6 +16,10 @@ use tokio::task::JoinHandle;
 
 use crate::{Cluster, Contents, PATIENCE, dump, eventually};
 
+/// How the keys of [`Workload::others`] start.
+const OTHERS: &str = "others/";
+/// Keys that each of their comparisons looks at.
+const COMPARED: usize = 1_000;
 /// Revisions of hot keys looked up in the past, for each writer.
 const PAST_READS: usize = 20;
 
@@ -28,6 +32,7 @@ pub struct Workload {
     prefix: String,
     only: Option<usize>,
     readers: usize,
+    others: usize,
 }
 
 impl Default for Workload {
@@ -47,6 +52,7 @@ impl Workload {
             prefix: "load".to_owned(),
             only: None,
             readers: 0,
+            others: 0,
         }
     }
 
@@ -54,6 +60,16 @@ impl Workload {
     #[must_use]
     pub fn readers(mut self, count: usize) -> Self {
         self.readers = count;
+        self
+    }
+
+    /// How many clients write in other ways at the same time, into keys of their own that start with
+    /// [`OTHERS`]: transactions whose comparison looks at a thousand keys, so that applying one takes
+    /// its time before it writes; leases, and keys on them. Each write is one revision, whichever way
+    /// its comparison goes. None of it is remembered: [`History::check`] compares it among the members.
+    #[must_use]
+    pub fn others(mut self, count: usize) -> Self {
+        self.others = count;
         self
     }
 
@@ -137,9 +153,19 @@ impl Workload {
                 tokio::spawn(read(clients, self.prefix.clone(), reader, stop, hot))
             })
             .collect();
+        let others = (0..self.others)
+            .map(|other| {
+                let mut config = Config::new(endpoints.clone());
+                config.call_timeout = Some(Duration::from_secs(3));
+                let client = Client::new(config).expect("loopback endpoints are good");
+                let (stop, gate) = (Arc::clone(&stop), Arc::clone(&gate));
+                tokio::spawn(write_otherwise(client, other, self.pause, stop, gate))
+            })
+            .collect();
         Load {
             gate,
             readers,
+            others,
             stop,
             acknowledged,
             writers,
@@ -222,6 +248,90 @@ async fn write(
     writes
 }
 
+/// A put of an [`Workload::others`] client as an operation of a transaction.
+fn other_put(key: &str, value: &str) -> pb::RequestOp {
+    pb::RequestOp {
+        request: Some(pb::request_op::Request::RequestPut(pb::PutRequest {
+            key: format!("{OTHERS}{key}").into(),
+            value: value.to_owned().into(),
+            ..Default::default()
+        })),
+    }
+}
+
+/// Fills the keys that comparisons look at; again and again until it has been acknowledged.
+async fn fill_others(client: &Client, stop: &AtomicBool) {
+    let keys: Vec<usize> = (0..COMPARED).collect();
+    for part in keys.chunks(100) {
+        let success: Vec<pb::RequestOp> = part
+            .iter()
+            .map(|n| other_put(&format!("compared/{n:06}"), "x"))
+            .collect();
+        let request = pb::TxnRequest {
+            success,
+            ..Default::default()
+        };
+        while client.kv().txn(request.clone()).await.is_err() && !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn write_otherwise(
+    client: Client,
+    other: usize,
+    pause: Duration,
+    stop: Arc<AtomicBool>,
+    gate: Arc<RwLock<()>>,
+) {
+    let filling = gate.read().await;
+    fill_others(&client, &stop).await;
+    drop(filling);
+    let compare = pb::Compare {
+        key: format!("{OTHERS}compared/").into(),
+        range_end: format!("{OTHERS}compared0").into(),
+        result: pb::compare::CompareResult::Greater.into(),
+        target: pb::compare::CompareTarget::Version.into(),
+        target_union: Some(pb::compare::TargetUnion::Version(0)),
+    };
+    let mut number = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        number += 1;
+        let open = gate.read().await;
+        let done = if number.is_multiple_of(8) {
+            let request = pb::LeaseGrantRequest { ttl: 3_600, id: 0 };
+            match client.lease().lease_grant(request).await {
+                Ok(granted) => {
+                    let request = pb::PutRequest {
+                        key: format!("{OTHERS}{other}/leased/{number:08}").into(),
+                        value: "x".into(),
+                        lease: granted.into_inner().id,
+                        ..Default::default()
+                    };
+                    client.kv().put(request).await.is_ok()
+                }
+                Err(_) => false,
+            }
+        } else {
+            let request = pb::TxnRequest {
+                compare: vec![compare.clone()],
+                success: vec![other_put(&format!("{other}/{number:08}"), "true")],
+                failure: vec![other_put(&format!("{other}/{number:08}"), "false")],
+            };
+            client.kv().txn(request).await.is_ok()
+        };
+        drop(open);
+        let rest = if done {
+            pause
+        } else {
+            Duration::from_millis(10)
+        };
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
+    }
+}
+
 /// What a reader has seen.
 #[derive(Debug, Default)]
 struct Reads {
@@ -291,6 +401,7 @@ fn value(key: &str, number: u64, length: usize) -> Vec<u8> {
 pub struct Load {
     gate: Arc<RwLock<()>>,
     readers: Vec<JoinHandle<Reads>>,
+    others: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     writers: Vec<JoinHandle<Vec<Write>>>,
@@ -339,6 +450,9 @@ impl Load {
         let mut clients = Vec::new();
         for writer in self.writers {
             clients.push(writer.await.expect("a writer does not panic"));
+        }
+        for other in self.others {
+            other.await.expect("a writer does not panic");
         }
         let mut history = History {
             clients,

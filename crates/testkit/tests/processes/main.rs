@@ -5,10 +5,12 @@ mod bad_input;
 mod crash;
 mod failover;
 mod leases;
+mod left;
 mod memory;
 mod mixed;
 mod one_member;
 mod pause;
+mod soak;
 mod takeover;
 
 use std::sync::Arc;

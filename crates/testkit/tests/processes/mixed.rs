@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use ferrite_testkit::{Cluster, Kind, Load, PATIENCE, Workload, oracle};
+use ferrite_testkit::{Cluster, Kind, PATIENCE, Workload, oracle};
 
+use crate::left::kill_under_load;
 use crate::{beside_others, get, put};
 use Kind::{Etcd351, Ferrite};
 
 /// Puts through every member and reads each from every other.
 async fn speaks_everywhere(cluster: &Cluster, round: &str) {
-    for from in 0..3 {
+    let members = cluster.members().len();
+    for from in 0..members {
         let key = format!("{round}/{from}");
         put(&cluster.client(from), &key, "v").await;
-        for to in 0..3 {
+        for to in 0..members {
             let seen = get(&cluster.client(to), &key).await;
             assert_eq!(
                 seen.as_deref(),
@@ -23,42 +25,30 @@ async fn speaks_everywhere(cluster: &Cluster, round: &str) {
     }
 }
 
-/// Kills a member the hard way, 3.5.1 only at rest and past its batch interval of 100 ms. Killed under
-/// load it was twice seen to come back one revision short. That fits etcd issue 13766 (the applied
-/// index reaches its disk before the data), but it was not reproduced and so not proved to be the
-/// original's: a pass here says nothing about 3.5.1 killed under load.
-async fn kill(cluster: &Cluster, index: usize, load: &Load) {
-    if cluster.member(index).kind() == Etcd351 {
-        let _held = load.hold().await;
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        cluster.member(index).kill9();
-    } else {
-        cluster.member(index).kill9();
-    }
-}
-
+/// Members of both kinds lead, and fall under load, leaders and followers, then all at once.
 async fn both_kinds_lead_and_fall(kinds: &[Kind]) {
     let cluster = Cluster::builder().kinds(kinds).start().await;
     speaks_everywhere(&cluster, "founded").await;
     let load = Workload::new()
         .writers(3)
         .readers(2)
+        .others(1)
         .pause(Duration::from_millis(2))
         .start(&cluster);
     for kind in [Ferrite, Etcd351] {
         let chosen = kinds.iter().position(|k| *k == kind).expect("both kinds");
         cluster.move_leader(chosen).await;
         speaks_everywhere(&cluster, &format!("{kind:?} leads")).await;
-        load.wait_for(50).await;
+        load.wait_for(30).await;
         // A follower of either kind falls and catches up from the log.
-        for follower in (0..3).filter(|index| *index != chosen) {
-            kill(&cluster, follower, &load).await;
-            load.wait_for(50).await;
+        for follower in (0..kinds.len()).filter(|index| *index != chosen) {
+            kill_under_load(&cluster, follower);
+            load.wait_for(30).await;
             cluster.start_all().await;
         }
-        // The leader falls.
-        kill(&cluster, chosen, &load).await;
-        load.wait_for(50).await;
+        // The leader falls, if it leads still: a busy machine may have elected another.
+        kill_under_load(&cluster, chosen);
+        load.wait_for(30).await;
         let next = cluster.leader().await;
         assert_ne!(next, chosen);
         cluster.start_all().await;
@@ -68,15 +58,14 @@ async fn both_kinds_lead_and_fall(kinds: &[Kind]) {
             cluster.member(next).kind()
         );
     }
-    let history = load.stop().await;
-    history.check(&cluster).await;
-    // Everything from disk; nothing is being written.
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    for member in cluster.members() {
-        member.kill9();
+    // All fall.
+    load.wait_for(30).await;
+    for index in 0..kinds.len() {
+        kill_under_load(&cluster, index);
     }
     cluster.start_all().await;
-    history.check(&cluster).await;
+    load.wait_for(30).await;
+    load.stop().await.check(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,6 +86,38 @@ async fn one_of_theirs_and_two_of_ours() {
     both_kinds_lead_and_fall(&[Ferrite, Etcd351, Ferrite]).await;
 }
 
+/// Leadership goes from member to member, across kinds, and two members at a time fall under load.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_members_of_both_kinds() {
+    if oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    let kinds = [Etcd351, Ferrite, Etcd351, Ferrite, Ferrite];
+    let cluster = Cluster::builder().kinds(&kinds).start().await;
+    let load = Workload::new()
+        .writers(3)
+        .readers(2)
+        .pause(Duration::from_millis(5))
+        .start(&cluster);
+    for next in [1, 0, 2, 3] {
+        cluster.move_leader(next).await;
+        load.wait_for(30).await;
+    }
+    speaks_everywhere(&cluster, "led by both").await;
+    // One of each kind, then two of one: the leader among them.
+    for fallen in [[0, 1], [2, 3], [3, 4], [0, 2]] {
+        cluster.move_leader(fallen[0]).await;
+        for index in fallen {
+            kill_under_load(&cluster, index);
+        }
+        load.wait_for(30).await;
+        cluster.start_all().await;
+    }
+    load.wait_for(30).await;
+    load.stop().await.check(&cluster).await;
+}
+
 /// Brings a member of one kind so far behind that a leader of the other kind sends it a snapshot.
 async fn snapshot_between(leader_kind: Kind, follower_kind: Kind) {
     let kinds = [leader_kind, follower_kind, leader_kind];
@@ -111,6 +132,7 @@ async fn snapshot_between(leader_kind: Kind, follower_kind: Kind) {
     first.wait_for(50).await;
     let mut history = first.stop().await;
     cluster.move_leader(0).await;
+    // 3.5.1 at rest: see below.
     tokio::time::sleep(Duration::from_millis(400)).await;
     follower.kill9();
     // The original keeps 5000 entries after a snapshot, whatever it is told.
@@ -118,8 +140,15 @@ async fn snapshot_between(leader_kind: Kind, follower_kind: Kind) {
     let load = Workload::new().writers(32).start(&cluster);
     load.wait_for_within(entries, Duration::from_secs(60)).await;
     history.merge(load.stop().await);
+    // It installs while others write on.
+    let load = Workload::new()
+        .prefix("meanwhile")
+        .pause(Duration::from_millis(5))
+        .start(&cluster);
     follower.start();
     follower.ready(PATIENCE).await;
+    load.wait_for(50).await;
+    history.merge(load.stop().await);
     history.check(&cluster).await;
     let received = if follower_kind == Ferrite {
         "receiving database snapshot"
@@ -131,7 +160,8 @@ async fn snapshot_between(leader_kind: Kind, follower_kind: Kind) {
             || follower.log_contains("received and saved database snapshot"),
         "it caught up without a snapshot"
     );
-    // What it installed is on its disk (3.5.1's within its batch interval).
+    // What it installed is on its disk. Its log begins with the snapshot, so what 3.5.1's own bug does
+    // to a member killed under load could not be told here: it is killed at rest, past its batch interval.
     tokio::time::sleep(Duration::from_millis(400)).await;
     follower.kill9();
     follower.start();
