@@ -31,6 +31,9 @@ pub struct RangeOptions {
     pub keys_only: bool,
     /// Stop at the limit instead of counting the whole range; `count` is the number returned then.
     pub skip_total: bool,
+    /// Stop after the key-value with which keys and values reach this many bytes; 0 is no limit. Only
+    /// together with `skip_total`.
+    pub bytes_max: usize,
 }
 
 /// A range's answer.
@@ -42,6 +45,8 @@ pub struct RangeResult {
     pub count: i64,
     /// Current revision when the range began.
     pub revision: i64,
+    /// The limit in bytes ended it, and there may be more keys.
+    pub cut: bool,
 }
 
 impl Store {
@@ -80,6 +85,10 @@ impl Store {
     ) -> Result<RangeResult, Error> {
         let limit = usize::try_from(options.limit).unwrap_or(0);
         let limit = if limit == 0 { usize::MAX } else { limit };
+        let mut room = match options.bytes_max {
+            0 => usize::MAX,
+            bytes => bytes,
+        };
         let mut result = RangeResult::default();
         let mut resume: Resume = None;
         let mut slice = Slice::default();
@@ -111,7 +120,11 @@ impl Store {
             return Ok(result);
         }
         loop {
-            slice.read_file(self, at, &options, &mut result.kvs)?;
+            slice.read_file(self, at, &options, &mut room, &mut result.kvs)?;
+            if room == 0 {
+                result.cut = !slice.found.is_empty() || resume.is_some();
+                break;
+            }
             if resume.is_none() || result.kvs.len() >= limit {
                 break;
             }
@@ -217,12 +230,14 @@ impl Slice {
         }
     }
 
-    /// Reads the rest from the file and hands the key-values over.
+    /// Reads the rest from the file and hands the key-values over, until no `room` is left; what was
+    /// found and not handed over stays in `found`.
     fn read_file(
         &mut self,
         store: &Store,
         at: i64,
         options: &RangeOptions,
+        room: &mut usize,
         out: &mut Vec<KeyValue>,
     ) -> Result<(), Error> {
         if options.keys_only {
@@ -238,7 +253,11 @@ impl Slice {
         let Some(file) = self.file.take() else {
             return Ok(());
         };
-        for ((key, version), value) in self.found.drain(..).zip(self.values.drain(..)) {
+        let mut read = 0;
+        for ((key, version), value) in self.found.iter().zip(self.values.drain(..)) {
+            if *room == 0 {
+                break;
+            }
             let revision = version.revision();
             let value = match value {
                 Some(value) => value,
@@ -258,8 +277,11 @@ impl Slice {
                     revision.main, revision.sub
                 )));
             }
+            *room = room.saturating_sub(kv.key.len() + kv.value.len());
             out.push(kv);
+            read += 1;
         }
+        self.found.drain(..read);
         Ok(())
     }
 }

@@ -826,8 +826,23 @@ fn kv12_chunks() {
         limit: 1,
         ..range("\0", "\0")
     };
-    let chunk = kv::range_chunk(&m.store, &request).unwrap();
+    let chunk = kv::range_chunk(&m.store, &request, 0).unwrap();
     assert_eq!((chunk.kvs.len(), chunk.more, chunk.count), (1, true, 2));
+    // it may be ended by its bytes, at least one key-value being in it
+    let all = range("\0", "\0");
+    let whole = kv::range_chunk(&m.store, &all, 0).unwrap();
+    assert!(!whole.more && whole.kvs.len() > 2, "{whole:?}");
+    for bytes_max in [1, 2, 3, 1 << 20] {
+        let chunk = kv::range_chunk(&m.store, &all, bytes_max).unwrap();
+        let mut bytes = 0;
+        let fits = whole.kvs.iter().take_while(|kv| {
+            let before = bytes;
+            bytes += kv.key.len() + kv.value.len();
+            before < bytes_max
+        });
+        assert_eq!(chunk.kvs, fits.cloned().collect::<Vec<_>>());
+        assert_eq!(chunk.more, chunk.kvs.len() < whole.kvs.len());
+    }
     assert_eq!(kv::count(&m.store, b"b", b"\0", 7), Ok(2));
 }
 

@@ -15,6 +15,40 @@ pub fn watch_canceled() -> Status {
     Status::new(Code::Cancelled, "etcdserver: watch canceled")
 }
 
+/// The caller has gone away; nobody reads this.
+pub fn canceled() -> Status {
+    Status::new(Code::Cancelled, "context canceled")
+}
+
+/// What a call made inside the member on a caller's behalf was refused with: the words stay, the code
+/// does not, as if a client library stood in between.
+pub fn from_inside(status: Status) -> Status {
+    match status.code() {
+        Code::Cancelled | Code::DeadlineExceeded | Code::Internal | Code::Unimplemented => status,
+        _ => Status::new(Code::Unknown, status.message()),
+    }
+}
+
+/// Who waited for a lock has lost its lease meanwhile.
+pub fn lock_session_expired() -> Status {
+    Status::new(Code::Unknown, "mutex: session is expired")
+}
+
+/// A call of the election service says nothing of the leader it is about.
+pub fn leader_missing() -> Status {
+    Status::new(Code::Unknown, "\"leader\" field must be provided")
+}
+
+/// Nobody campaigns.
+pub fn nobody_elected() -> Status {
+    Status::new(Code::Unknown, "election: no leader")
+}
+
+/// The leader's key is gone, or another's.
+pub fn not_elected() -> Status {
+    Status::new(Code::Unknown, "election: not leader")
+}
+
 /// The cluster version is not decided yet.
 pub fn not_capable() -> Status {
     Status::new(Code::FailedPrecondition, "etcdserver: not capable")

@@ -17,6 +17,8 @@ use ferrite_proto::etcdserverpb::lease_server::LeaseServer;
 use ferrite_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use ferrite_proto::etcdserverpb::watch_server::WatchServer;
 use ferrite_proto::grpc_health_v1::health_server::HealthServer;
+use ferrite_proto::v3electionpb::election_server::ElectionServer;
+use ferrite_proto::v3lockpb::lock_server::LockServer;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -29,9 +31,11 @@ use tower_service::Service;
 use crate::http;
 use crate::service::Context;
 use crate::service::cluster::ClusterService;
+use crate::service::election::ElectionService;
 use crate::service::health::HealthService;
 use crate::service::kv::KvService;
 use crate::service::lease::LeaseService;
+use crate::service::lock::LockService;
 use crate::service::maintenance::MaintenanceService;
 use crate::service::watch::WatchService;
 
@@ -48,10 +52,12 @@ const RECEIVE_OVERHEAD: usize = 512 << 10;
 
 /// Calls that are answered piece by piece: how long the first piece takes says nothing.
 const STREAMS: &[&str] = &[
+    "/etcdserverpb.KV/RangeStream",
     "/etcdserverpb.Watch/Watch",
     "/etcdserverpb.Lease/LeaseKeepAlive",
     "/etcdserverpb.Maintenance/Snapshot",
     "/grpc.health.v1.Health/Watch",
+    "/v3electionpb.Election/Observe",
 ];
 
 /// The services of one thread.
@@ -64,6 +70,8 @@ struct Services {
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
     health: HealthServer<HealthService>,
+    lock: LockServer<LockService>,
+    election: ElectionServer<ElectionService>,
     receive_max: usize,
 }
 
@@ -83,6 +91,10 @@ impl Services {
             maintenance: MaintenanceServer::new(MaintenanceService(context.clone()))
                 .max_decoding_message_size(receive_max),
             health: HealthServer::new(HealthService(context.clone())),
+            lock: LockServer::new(LockService(context.clone()))
+                .max_decoding_message_size(receive_max),
+            election: ElectionServer::new(ElectionService(context.clone()))
+                .max_decoding_message_size(receive_max),
             context,
             receive_max,
         }
@@ -106,6 +118,8 @@ impl Services {
             Some("etcdserverpb.Cluster") => self.cluster.call(request).await?,
             Some("etcdserverpb.Maintenance") => self.maintenance.call(request).await?,
             Some("grpc.health.v1.Health") => self.health.call(request).await?,
+            Some("v3lockpb.Lock") => self.lock.call(request).await?,
+            Some("v3electionpb.Election") => self.election.call(request).await?,
             Some(service) => return Ok(unimplemented(&format!("unknown service {service}"))),
             None => return Ok(unimplemented(&format!("malformed method name: {path:?}"))),
         };

@@ -17,7 +17,7 @@ use ferrite_proto::etcdserverpb::{
 };
 use ferrite_proto::mvccpb::KeyValue;
 
-use super::range::{again_if_current, execute};
+use super::range::{Piece, again_if_current, execute};
 use super::{RequestError, header};
 use crate::range::{RangeOptions, RangeResult};
 use crate::store::{Error, Leases, Store};
@@ -98,7 +98,7 @@ fn range_txn_once(store: &Store, request: &TxnRequest) -> Result<TxnResponse, Re
             return Err(RequestError::KeyNotFound);
         };
         check_revision(range, compacted, current)?;
-        let response = execute(range, false, |options| {
+        let response = execute(range, Piece::Whole, |options| {
             read(&range.key, &range.range_end, options)
         })?;
         responses.push(ResponseOp {
@@ -300,11 +300,11 @@ fn execute_plan(
                 header: header(txn.revision()),
                 ..RangeResponse::default()
             })),
-            PlannedOp::Range(range) => {
-                Some(Response::ResponseRange(execute(range, false, |options| {
-                    txn.range(&range.key, &range.range_end, options)
-                })?))
-            }
+            PlannedOp::Range(range) => Some(Response::ResponseRange(execute(
+                range,
+                Piece::Whole,
+                |options| txn.range(&range.key, &range.range_end, options),
+            )?)),
             PlannedOp::Put(put) => {
                 let previous = previous_of(put, |key, options| txn.range(key, &[], options))?;
                 Some(Response::ResponsePut(execute_put(

@@ -17,20 +17,36 @@ use crate::store::{Error, Store};
 /// Revision compacted or in the future, or the database is damaged.
 pub fn range(store: &Store, request: &RangeRequest) -> Result<RangeResponse, RequestError> {
     again_if_current(request.revision, || {
-        execute(request, false, |options| {
+        execute(request, Piece::Whole, |options| {
             store.range(&request.key, &request.range_end, options)
         })
     })
 }
 
-/// Executes a range without counting what lies beyond its limit: a piece of a streamed range.
+/// Executes a range without counting what lies beyond its limit: a piece of a streamed range. It also
+/// ends, with `more`, after the key-value with which it reaches `bytes_max` (0: no limit).
 ///
 /// # Errors
 /// As [`range`].
-pub fn range_chunk(store: &Store, request: &RangeRequest) -> Result<RangeResponse, RequestError> {
-    execute(request, true, |options| {
-        store.range(&request.key, &request.range_end, options)
+pub fn range_chunk(
+    store: &Store,
+    request: &RangeRequest,
+    bytes_max: usize,
+) -> Result<RangeResponse, RequestError> {
+    again_if_current(request.revision, || {
+        execute(request, Piece::Chunk { bytes_max }, |options| {
+            store.range(&request.key, &request.range_end, options)
+        })
     })
+}
+
+/// How much of a range is wanted at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// All of it, and how many keys there are beyond its limit.
+    Whole,
+    /// Up to its limit, or this many bytes (0: no limit).
+    Chunk { bytes_max: usize },
 }
 
 /// Counts the keys of a range at a revision (0: current).
@@ -87,7 +103,7 @@ pub(super) fn again_if_current<T>(
 
 pub(super) fn execute(
     request: &RangeRequest,
-    skip_total: bool,
+    piece: Piece,
     read: impl FnOnce(RangeOptions) -> Result<RangeResult, Error>,
 ) -> Result<RangeResponse, RequestError> {
     let limit = if !is_default_ordering(request) || has_revision_filters(request) {
@@ -103,13 +119,17 @@ pub(super) fn execute(
         revision: request.revision,
         count_only: request.count_only,
         keys_only: request.keys_only && request.sort_target != SortTarget::Value as i32,
-        skip_total,
+        skip_total: piece != Piece::Whole,
+        bytes_max: match piece {
+            Piece::Whole => 0,
+            Piece::Chunk { bytes_max } => bytes_max,
+        },
     })?;
     if has_revision_filters(request) {
         result.kvs.retain(|kv| passes(request, kv));
     }
     sort(request, &mut result.kvs);
-    let mut more = false;
+    let mut more = result.cut;
     if let Ok(limit) = usize::try_from(request.limit)
         && limit > 0
         && result.kvs.len() > limit

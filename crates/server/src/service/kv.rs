@@ -6,12 +6,13 @@ use ferrite_proto::etcdserverpb::kv_server::Kv;
 use ferrite_proto::etcdserverpb::response_op::Response as OpResponse;
 use ferrite_proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
-    InternalRaftRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, RangeStreamResponse,
-    TxnRequest, TxnResponse,
+    InternalRaftRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, TxnRequest,
+    TxnResponse,
 };
 use tonic::{Request, Response, Status};
 
-use super::{Context, mismatched};
+use super::range_stream::{LeaderLost, Pieces};
+use super::{Context, leader_lost, mismatched, wants_leader};
 use crate::errors;
 
 /// The service.
@@ -57,16 +58,28 @@ impl Kv for KvService {
         Ok(Response::new(response))
     }
 
-    type RangeStreamStream =
-        tokio_stream::Iter<std::vec::IntoIter<Result<RangeStreamResponse, Status>>>;
+    type RangeStreamStream = Pieces;
 
     async fn range_stream(
         &self,
-        _: Request<RangeRequest>,
+        request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        Err(Status::unimplemented(
-            "unknown method RangeStream for service etcdserverpb.KV",
-        ))
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let leader_lost = wants_leader(request.metadata()).then(|| {
+            let node = self.0.node.clone();
+            Box::pin(async move { leader_lost(&node).await }) as LeaderLost
+        });
+        let request = request.into_inner();
+        kv::check_range_stream(&request).map_err(|error| errors::request(&error))?;
+        if !request.serializable {
+            self.linearizable().await?;
+        }
+        Ok(Response::new(Pieces::new(
+            self.0.clone(),
+            request,
+            leader_lost,
+        )))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {

@@ -2,7 +2,7 @@
 
 use ferrite_apply::{ApplyError, Response as Applied};
 use ferrite_mvcc::kv::LEASE_GRANT_COST;
-use ferrite_node::{Error, Node};
+use ferrite_node::Error;
 use ferrite_proto::etcdserverpb::lease_server::Lease;
 use ferrite_proto::etcdserverpb::{
     InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
@@ -11,35 +11,14 @@ use ferrite_proto::etcdserverpb::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Context, mismatched};
+use super::{Context, leader_lost, mismatched, wants_leader};
 use crate::errors;
 
 /// The service.
 #[derive(Clone)]
 pub struct LeaseService(pub Context);
-
-fn wants_leader(metadata: &MetadataMap) -> bool {
-    metadata
-        .get("hasleader")
-        .is_some_and(|value| value.as_bytes() == b"true")
-}
-
-/// Returns once no leader has been known for three election timeouts.
-async fn leader_lost(node: &Node) {
-    let mut leader = node.status().watch_leader();
-    let patience = node.config().election_timeout() * 3;
-    while leader.wait_for(|id| *id == 0).await.is_ok() {
-        if tokio::time::timeout(patience, leader.wait_for(|id| *id != 0))
-            .await
-            .is_err()
-        {
-            return;
-        }
-    }
-}
 
 impl LeaseService {
     async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {

@@ -1,10 +1,15 @@
 //! The gRPC services, one thin file each: check, ask the node, fill the header.
 
 pub mod cluster;
+pub mod contest;
+pub mod election;
 pub mod health;
+pub mod inside;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
+pub mod range_stream;
 pub mod watch;
 
 use ferrite_node::Node;
@@ -71,10 +76,7 @@ impl Context {
         {
             return Err(errors::invalid_api_version());
         }
-        let needs_leader = metadata
-            .get("hasleader")
-            .is_some_and(|value| value.as_bytes() == b"true");
-        if needs_leader && self.node.status().leader() == 0 {
+        if wants_leader(metadata) && self.node.status().leader() == 0 {
             return Err(errors::no_leader());
         }
         Ok(())
@@ -125,4 +127,25 @@ impl Context {
 /// The status for an answer of a kind that the request cannot have.
 pub fn mismatched() -> Status {
     Status::internal("the answer does not belong to the request")
+}
+
+/// Whether the client asks to be refused, or left, by a member that knows no leader.
+pub fn wants_leader(metadata: &MetadataMap) -> bool {
+    metadata
+        .get("hasleader")
+        .is_some_and(|value| value.as_bytes() == b"true")
+}
+
+/// Returns once no leader has been known for three election timeouts.
+pub async fn leader_lost(node: &Node) {
+    let mut leader = node.status().watch_leader();
+    let patience = node.config().election_timeout() * 3;
+    while leader.wait_for(|id| *id == 0).await.is_ok() {
+        if tokio::time::timeout(patience, leader.wait_for(|id| *id != 0))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
 }

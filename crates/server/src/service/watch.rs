@@ -20,7 +20,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::Context;
+use super::{Context, wants_leader};
 use crate::errors;
 
 /// The least interval of progress notices.
@@ -91,10 +91,7 @@ impl Watch for WatchService {
     ) -> Result<Response<Responses>, Status> {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
-        let needs_leader = request
-            .metadata()
-            .get("hasleader")
-            .is_some_and(|value| value.as_bytes() == b"true");
+        let needs_leader = wants_leader(request.metadata());
         let slot = Slot::default();
         let outlet = Outlet(Arc::clone(&slot));
         let service = self.clone();
@@ -124,7 +121,8 @@ fn with_jitter(interval: Duration) -> Duration {
     interval + interval * u32::try_from(drawn).unwrap_or(0) / 10_000
 }
 
-fn ended(error: &WatchError) -> Status {
+/// The status that ends a stream of watchers.
+pub fn ended(error: &WatchError) -> Status {
     match error {
         WatchError::Stopped => errors::status(&ferrite_node::Error::Stopped),
         WatchError::Damaged(_) => Status::new(Code::DataLoss, format!("etcdserver: {error}")),
