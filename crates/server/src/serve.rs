@@ -146,8 +146,9 @@ impl Services {
             && let Some(message) = headers
                 .get("grpc-message")
                 .and_then(|message| message.to_str().ok())
-            && message.contains("decoded%20message%20length%20too%20large")
-                | message.contains("decoded message length too large")
+                // escaped spaces end in digits of their own
+                .map(|message| message.replace("%20", " "))
+            && message.contains("decoded message length too large")
         {
             let size = message
                 .split(|c: char| !c.is_ascii_digit())

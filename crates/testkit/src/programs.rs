@@ -57,11 +57,15 @@ pub fn our_program(name: &str) -> PathBuf {
     let dir = match std::env::var_os("FERRITE_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
         None => {
-            let test = std::env::current_exe().expect("a test knows its own path");
-            // target/<profile>/deps/<test>
-            test.ancestors()
-                .nth(2)
-                .expect("a test lies in target/<profile>/deps")
+            let own = std::env::current_exe().expect("a program knows its own path");
+            // target/<profile>/deps/<test>, or target/<profile>/<program>
+            let up = match own.parent().is_some_and(|dir| dir.ends_with("deps")) {
+                true => 2,
+                false => 1,
+            };
+            own.ancestors()
+                .nth(up)
+                .expect("it lies in target/<profile>")
                 .to_owned()
         }
     };

@@ -23,7 +23,9 @@ const RING_2: &[&str] = &["wal", "bolt", "peer", "net", "token"];
 /// The shell around them.
 const RING_3: &[&str] = &["node", "server", "client", "cli", "ctl", "utl"];
 /// Tools and tests. Nothing that is shipped depends on them.
-const NEVER_SHIPPED: &[&str] = &["testkit", "dev", "codegen", "xtask", "bench", "sim"];
+const NEVER_SHIPPED: &[&str] = &[
+    "testkit", "dev", "codegen", "xtask", "bench", "sim", "differ",
+];
 
 /// What a pure crate may use of others' crates. `parking_lot` is a lock, held for moments by readers of
 /// a shared view; the stubs of `tonic` are behind a feature that no pure crate switches on.

@@ -1,0 +1,210 @@
+//! Users, roles, permissions, and requests by clients who have them or not.
+
+use ferrite_client::pb;
+use ferrite_proto::authpb::{Permission, UserAddOptions};
+
+use super::Maker;
+use crate::step::{CLIENTS, Call, ROOT, ROOT_PASSWORD, Step, Token};
+
+const USERS: [&str; 4] = ["alice", "bob", "carol", "nobody"];
+const ROLES: [&str; 4] = ["r1", "r2", "r3", "none"];
+
+impl Maker {
+    /// Some administration with authentication off, then on, then whatever the clients try.
+    pub(super) fn auth(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for _ in 0..self.rng.between(2, 8) {
+            let call = self.administration();
+            steps.push(self.by_anyone(call));
+        }
+        let named = |name: &str| name.to_owned();
+        let mut all = vec![
+            Call::UserAdd(pb::AuthUserAddRequest {
+                name: named("root"),
+                password: named(ROOT_PASSWORD),
+                ..Default::default()
+            }),
+            Call::UserGrantRole(pb::AuthUserGrantRoleRequest {
+                user: named("root"),
+                role: named("root"),
+            }),
+        ];
+        for (user, role) in [("alice", "r1"), ("bob", "r2")] {
+            all.push(Call::UserAdd(pb::AuthUserAddRequest {
+                name: named(user),
+                password: named(user),
+                ..Default::default()
+            }));
+            all.push(Call::RoleAdd(pb::AuthRoleAddRequest { name: named(role) }));
+            for _ in 0..self.rng.between(0, 2) {
+                all.push(Call::RoleGrantPermission(
+                    pb::AuthRoleGrantPermissionRequest {
+                        name: named(role),
+                        perm: Some(self.permission()),
+                    },
+                ));
+            }
+            all.push(Call::UserGrantRole(pb::AuthUserGrantRoleRequest {
+                user: named(user),
+                role: named(role),
+            }));
+        }
+        all.push(Call::AuthEnable);
+        steps.extend(all.into_iter().map(|call| Step { client: ROOT, call }));
+        for (client, name) in [(ROOT, "root"), (0, "alice"), (1, "bob")] {
+            let password = match client {
+                ROOT => ROOT_PASSWORD,
+                _ => name,
+            };
+            steps.push(Step {
+                client,
+                call: Call::Authenticate(pb::AuthenticateRequest {
+                    name: named(name),
+                    password: named(password),
+                }),
+            });
+        }
+        for _ in 0..self.rng.between(8, 24) {
+            let client = self.rng.below(CLIENTS);
+            let call = match self.rng.weighted(&[50, 12, 20, 8, 6, 2]) {
+                0 => self.kv(),
+                1 => self.lease(),
+                2 => self.administration(),
+                // Root stays root, so that what follows can rely on it.
+                3 if client != ROOT => Call::Token(self.token()),
+                4 if client != ROOT => self.login(),
+                5 => self.about_the_member(),
+                _ => Call::AuthStatus,
+            };
+            steps.push(Step { client, call });
+        }
+        for id in std::mem::take(&mut self.leases) {
+            steps.push(Step {
+                client: ROOT,
+                call: Call::Revoke(pb::LeaseRevokeRequest { id }),
+            });
+        }
+        steps
+    }
+
+    fn token(&mut self) -> Token {
+        match self.rng.below(5) {
+            0 => Token::None,
+            1 | 2 => Token::Own,
+            3 => Token::Of(self.rng.below(CLIENTS)),
+            // Indexes that the servers have long reached: with later ones they wait.
+            _ => Token::Text(
+                self.rng
+                    .pick(&["nonsense", "a.b.c", "", "abcdefghijklmnop.1", ".", "x.-1"])
+                    .to_owned(),
+            ),
+        }
+    }
+
+    fn login(&mut self) -> Call {
+        let name = self.user();
+        let password = match self.rng.percent(75) {
+            true => name.clone(),
+            false => self.rng.pick(&["wrong", ""]).to_owned(),
+        };
+        Call::Authenticate(pb::AuthenticateRequest { name, password })
+    }
+
+    fn user(&mut self) -> String {
+        match self.rng.percent(3) {
+            true => String::new(),
+            false => self.rng.pick(&USERS).to_owned(),
+        }
+    }
+
+    fn user_or_root(&mut self) -> String {
+        match self.rng.percent(10) {
+            true => "root".to_owned(),
+            false => self.user(),
+        }
+    }
+
+    fn role(&mut self) -> String {
+        match self.rng.weighted(&[3, 7, 90]) {
+            0 => String::new(),
+            1 => "root".to_owned(),
+            _ => self.rng.pick(&ROLES).to_owned(),
+        }
+    }
+
+    fn permission(&mut self) -> Permission {
+        let (key, range_end) = self.range_of_keys();
+        Permission {
+            perm_type: self.rng.pick(&[0, 1, 2, 2]),
+            key,
+            range_end,
+        }
+    }
+
+    fn administration(&mut self) -> Call {
+        match self
+            .rng
+            .weighted(&[8, 10, 8, 10, 6, 5, 5, 8, 6, 7, 5, 12, 6, 2, 2])
+        {
+            0 => {
+                let name = self.user();
+                Call::UserAdd(pb::AuthUserAddRequest {
+                    password: match self.rng.percent(90) {
+                        true => name.clone(),
+                        false => String::new(),
+                    },
+                    name,
+                    options: self.rng.percent(15).then(|| UserAddOptions {
+                        no_password: self.rng.percent(70),
+                    }),
+                    ..Default::default()
+                })
+            }
+            1 => Call::UserGet(pb::AuthUserGetRequest {
+                name: self.user_or_root(),
+            }),
+            2 => {
+                // Root keeps its password: the way back is through it.
+                let name = self.user();
+                Call::UserChangePassword(pb::AuthUserChangePasswordRequest {
+                    password: name.clone(),
+                    name,
+                    ..Default::default()
+                })
+            }
+            3 => Call::UserGrantRole(pb::AuthUserGrantRoleRequest {
+                user: self.user_or_root(),
+                role: self.role(),
+            }),
+            4 => Call::UserRevokeRole(pb::AuthUserRevokeRoleRequest {
+                name: self.user_or_root(),
+                role: self.role(),
+            }),
+            5 => Call::UserList,
+            6 => Call::RoleList,
+            7 => Call::RoleAdd(pb::AuthRoleAddRequest { name: self.role() }),
+            8 => Call::RoleGet(pb::AuthRoleGetRequest { role: self.role() }),
+            9 => Call::UserDelete(pb::AuthUserDeleteRequest {
+                name: self.user_or_root(),
+            }),
+            10 => Call::RoleDelete(pb::AuthRoleDeleteRequest { role: self.role() }),
+            11 => Call::RoleGrantPermission(pb::AuthRoleGrantPermissionRequest {
+                name: self.role(),
+                perm: match self.rng.percent(95) {
+                    true => Some(self.permission()),
+                    false => None,
+                },
+            }),
+            12 => {
+                let (key, range_end) = self.range_of_keys();
+                Call::RoleRevokePermission(pb::AuthRoleRevokePermissionRequest {
+                    role: self.role(),
+                    key,
+                    range_end,
+                })
+            }
+            13 => Call::AuthStatus,
+            _ => Call::AuthEnable,
+        }
+    }
+}

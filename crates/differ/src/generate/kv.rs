@@ -1,0 +1,229 @@
+//! Calls of the KV service.
+
+use ferrite_client::pb;
+use ferrite_client::pb::compare::TargetUnion;
+use ferrite_client::pb::request_op::Request;
+
+use super::Maker;
+use crate::revision::{compacted, now};
+use crate::step::Call;
+
+/// One in this many requests is far too large.
+const LARGE_ONE_IN: usize = 700;
+
+impl Maker {
+    pub(super) fn kv(&mut self) -> Call {
+        if self.rng.below(LARGE_ONE_IN) == 0 {
+            return self.large();
+        }
+        match self.rng.weighted(&[30, 28, 12, 30]) {
+            0 => Call::Range(self.range()),
+            1 => Call::Put(self.put()),
+            2 => Call::DeleteRange(self.delete()),
+            _ => Call::Txn(self.txn(0)),
+        }
+    }
+
+    pub(super) fn compact(&mut self) -> Call {
+        let revision = match self.rng.weighted(&[50, 20, 10, 10, 5, 5]) {
+            0 => now(-self.rng.between(0, 12)),
+            1 => now(0),
+            2 => compacted(self.rng.between(-1, 1)),
+            3 => now(self.rng.between(1, 2)),
+            4 => 0,
+            _ => -1,
+        };
+        Call::Compact(pb::CompactionRequest {
+            revision,
+            physical: self.rng.percent(50),
+        })
+    }
+
+    /// Above what a request may have, and above what a message may have.
+    fn large(&mut self) -> Call {
+        let bytes = self.rng.pick(&[1_572_864, 1_573_000, 2_097_200]);
+        Call::Put(pb::PutRequest {
+            key: self.some_key(),
+            value: vec![b'x'; bytes].into(),
+            ..Default::default()
+        })
+    }
+
+    fn range(&mut self) -> pb::RangeRequest {
+        let (key, range_end) = self.range_of_keys();
+        let mut request = pb::RangeRequest {
+            key,
+            range_end,
+            serializable: self.rng.percent(20),
+            keys_only: self.rng.percent(15),
+            count_only: self.rng.percent(10),
+            ..Default::default()
+        };
+        if self.rng.percent(30) {
+            request.limit = self.rng.pick(&[1, 2, 3, 5, -1, 1000]);
+        }
+        if self.rng.percent(35) {
+            request.revision = self.revision();
+        }
+        if self.rng.percent(35) {
+            // Not those that there are not: 3.5.1 ends by them.
+            request.sort_order = self.rng.pick(&[0, 1, 2]);
+            request.sort_target = self.rng.pick(&[0, 1, 2, 3, 4]);
+        }
+        if self.rng.percent(20) {
+            for field in [
+                &mut request.min_mod_revision,
+                &mut request.max_mod_revision,
+                &mut request.min_create_revision,
+                &mut request.max_create_revision,
+            ] {
+                if self.rng.percent(40) {
+                    *field = match self.rng.percent(80) {
+                        true => now(-self.rng.between(0, 8)),
+                        false => self.rng.between(-1, 2),
+                    };
+                }
+            }
+        }
+        request
+    }
+
+    fn put(&mut self) -> pb::PutRequest {
+        let mut request = pb::PutRequest {
+            key: self.key(),
+            value: self.value(),
+            lease: self.lease_id(),
+            prev_kv: self.rng.percent(30),
+            ..Default::default()
+        };
+        if self.rng.percent(12) {
+            request.ignore_value = true;
+            if self.rng.percent(80) {
+                request.value.clear();
+            }
+        }
+        if self.rng.percent(12) {
+            request.ignore_lease = true;
+            if self.rng.percent(80) {
+                request.lease = 0;
+            }
+        }
+        request
+    }
+
+    fn value(&mut self) -> bytes::Bytes {
+        match self.rng.weighted(&[60, 30, 8, 2]) {
+            0 => self.rng.number().to_string().into(),
+            1 => self.rng.below(3).to_string().into(),
+            2 => bytes::Bytes::new(),
+            _ => vec![0xff; 2_000].into(),
+        }
+    }
+
+    fn delete(&mut self) -> pb::DeleteRangeRequest {
+        let (key, range_end) = self.range_of_keys();
+        pb::DeleteRangeRequest {
+            key,
+            range_end,
+            prev_kv: self.rng.percent(40),
+        }
+    }
+
+    fn txn(&mut self, depth: usize) -> pb::TxnRequest {
+        let compare = (0..self.rng.weighted(&[30, 45, 20, 5]))
+            .map(|_| self.compare())
+            .collect();
+        let mut request = pb::TxnRequest {
+            compare,
+            success: self.ops(depth),
+            failure: self.ops(depth),
+        };
+        if self.rng.percent(2) {
+            // around the limit of 128, counted with what stands above
+            let many = self.rng.pick(&[126, 127, 128, 129]);
+            let filled: Vec<pb::RequestOp> = (0..many)
+                .map(|n| {
+                    op(Request::RequestPut(pb::PutRequest {
+                        key: [&self.prefix[..], b"n", n.to_string().as_bytes()]
+                            .concat()
+                            .into(),
+                        ..Default::default()
+                    }))
+                })
+                .collect();
+            match self.rng.percent(70) {
+                true => request.success = filled,
+                false => request.failure = filled,
+            }
+        }
+        request
+    }
+
+    fn ops(&mut self, depth: usize) -> Vec<pb::RequestOp> {
+        let count = self.rng.weighted(&[20, 35, 25, 15, 5]);
+        (0..count).map(|_| self.op(depth)).collect()
+    }
+
+    fn op(&mut self, depth: usize) -> pb::RequestOp {
+        let nested = match depth {
+            0 => 12,
+            1 => 20,
+            2 => 10,
+            _ => 0,
+        };
+        match self.rng.weighted(&[35, 40, 14, nested, 1]) {
+            0 => op(Request::RequestRange(self.range())),
+            1 => op(Request::RequestPut(self.put())),
+            2 => op(Request::RequestDeleteRange(self.delete())),
+            3 => op(Request::RequestTxn(self.txn(depth + 1))),
+            _ => pb::RequestOp { request: None },
+        }
+    }
+
+    fn compare(&mut self) -> pb::Compare {
+        let (key, range_end) = match self.rng.percent(75) {
+            true => (self.key(), bytes::Bytes::new()),
+            false => self.range_of_keys(),
+        };
+        let target = self.rng.below(5);
+        // Now and then the value is not the one that the target asks for.
+        let filled = match self.rng.percent(95) {
+            true => target,
+            false => self.rng.below(6),
+        };
+        let target_union = match filled {
+            0 => Some(TargetUnion::Version(self.rng.between(0, 3))),
+            1 => Some(TargetUnion::CreateRevision(self.compared_revision())),
+            2 => Some(TargetUnion::ModRevision(self.compared_revision())),
+            3 => Some(TargetUnion::Value(self.value())),
+            4 => Some(TargetUnion::Lease(self.lease_id())),
+            _ => None,
+        };
+        pb::Compare {
+            result: match self.rng.percent(99) {
+                true => self.rng.pick(&[0, 0, 1, 2, 3]),
+                false => self.rng.pick(&[4, -1]),
+            },
+            target: match self.rng.percent(99) {
+                true => i32::try_from(target).unwrap_or(0),
+                false => self.rng.pick(&[5, -1]),
+            },
+            key,
+            range_end,
+            target_union,
+        }
+    }
+
+    fn compared_revision(&mut self) -> i64 {
+        match self.rng.percent(50) {
+            true => 0,
+            false => self.revision(),
+        }
+    }
+}
+
+fn op(request: Request) -> pb::RequestOp {
+    pb::RequestOp {
+        request: Some(request),
+    }
+}
