@@ -4,6 +4,8 @@
 //! write only while it is certain that no server has acted on it. Everything happens within the
 //! call's deadline, and while none of the endpoints answers, a call waits for one rather than fail.
 
+mod login;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -58,6 +60,7 @@ struct Shared {
     slots: Vec<Arc<Slot>>,
     next: AtomicUsize,
     token: RwLock<Option<HeaderValue>>,
+    credentials: RwLock<Option<login::Credentials>>,
 }
 
 /// One endpoint and its connection.
@@ -79,6 +82,8 @@ enum Attempt {
     Done(Response<Body>),
     /// With a failure that allows another attempt.
     Again(String),
+    /// With a refusal of the token; another one may be taken.
+    TokenRefused(Status),
     /// With a failure that does not.
     Failed(Status),
 }
@@ -119,6 +124,7 @@ impl Channel {
                 slots,
                 next: AtomicUsize::new(0),
                 token: RwLock::new(token),
+                credentials: RwLock::default(),
             }),
         })
     }
@@ -291,6 +297,10 @@ impl Shared {
             Flow::ServerStream | Flow::Bidi => asked,
         };
         let deadline = timeout.map(|t| Instant::now() + t);
+        if method.flow != Flow::Unary {
+            // A stream cannot be repeated once it has begun: it begins with a fresh token.
+            self.log_in().await?;
+        }
         if method.flow == Flow::Bidi {
             return self.open_stream(parts, body, timeout).await;
         }
@@ -331,6 +341,7 @@ impl Shared {
     ) -> Result<Response<Body>, Status> {
         let mut excluded = vec![false; self.slots.len()];
         let mut backoff = BACKOFF_MIN;
+        let mut logins = 0;
         // A stream has no deadline, but opening it must not go on for ever.
         let give_up = match (deadline, method.flow) {
             (None, Flow::ServerStream) => self.config.call_timeout.map(|t| Instant::now() + t),
@@ -349,6 +360,17 @@ impl Shared {
                         Attempt::Again(why) => {
                             *last = Some(why);
                             excluded[index] = true;
+                        }
+                        Attempt::TokenRefused(status) => {
+                            if logins == login::LOGINS_MAX || parts.uri.path() == login::PATH {
+                                return Err(status);
+                            }
+                            if logins > 0 {
+                                tokio::time::sleep(backoff).await;
+                            }
+                            logins += 1;
+                            *last = Some(status.message().to_owned());
+                            self.log_in().await?;
                         }
                     }
                 }
@@ -482,6 +504,9 @@ impl Shared {
             return None;
         }
         let status = Status::from_header_map(headers)?;
+        if self.refuses_token(&status) {
+            return Some(Attempt::TokenRefused(status));
+        }
         let again = match code {
             // Without a leader nothing was proposed.
             Code::Unavailable => method.read || status.message() == "etcdserver: no leader",

@@ -19,6 +19,7 @@ mod dial;
 mod endpoint;
 mod error;
 mod method;
+mod watcher;
 
 pub use channel::Channel;
 pub use config::Config;
@@ -28,6 +29,7 @@ pub use error::{
 };
 pub use ferrite_proto::etcdserverpb as pb;
 pub use tonic::{Code, Status, Streaming};
+pub use watcher::{WatchEvent, Watcher};
 
 use ferrite_proto::etcdserverpb::{
     AuthenticateRequest, auth_client::AuthClient, cluster_client::ClusterClient,
@@ -94,8 +96,9 @@ impl Client {
     pub fn at(&self, endpoint: &str) -> Result<Self, ConfigError> {
         let mut config = self.channel.config().clone();
         config.endpoints = vec![endpoint.to_owned()];
-        config.token = self.channel.token();
-        Self::new(config)
+        let client = Self::new(config)?;
+        client.channel.share_login(&self.channel);
+        Ok(client)
     }
 
     /// Trades a user name and a password for a token, which later calls carry.
@@ -110,6 +113,15 @@ impl Client {
         let response = self.auth().authenticate(request).await?.into_inner();
         self.channel.set_token(Some(response.token));
         Ok(())
+    }
+
+    /// Logs in as a user: later calls carry a token, which is fetched anew when a server no longer
+    /// takes it. A cluster that asks for no users is used without.
+    ///
+    /// # Errors
+    /// The server's refusal, or the usual failures of a call.
+    pub async fn login(&self, name: &str, password: &str) -> Result<(), Status> {
+        self.channel.log_in_as(name, password).await
     }
 
     stub!(
