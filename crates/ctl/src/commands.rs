@@ -1,6 +1,6 @@
 //! The tree of commands: one table for parsing, abbreviations, suggestions and help.
 
-use crate::flags::{Flag, Kind};
+use ferrite_cli::flags::{Flag, Kind};
 
 /// The headings under which help lists commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,6 @@ impl Group {
 pub enum Action {
     /// Nothing by itself: it has subcommands.
     Help,
-    /// Known to etcd, not yet to this release.
-    Later,
     /// Prints help about a topic.
     HelpTopic,
     /// Prints the global flags.
@@ -75,6 +73,32 @@ pub enum Action {
     LeaseTimeToLive,
     LeaseList,
     LeaseKeepAlive,
+    Watch,
+    AuthEnable,
+    AuthDisable,
+    AuthStatus,
+    UserAdd,
+    UserDelete,
+    UserGet,
+    UserList,
+    UserPasswd,
+    UserGrantRole,
+    UserRevokeRole,
+    RoleAdd,
+    RoleDelete,
+    RoleGet,
+    RoleList,
+    RoleGrantPermission,
+    RoleRevokePermission,
+    DowngradeValidate,
+    DowngradeEnable,
+    DowngradeCancel,
+    Lock,
+    Elect,
+    CheckPerf,
+    CheckDatascale,
+    MakeMirror,
+    Completion,
 }
 
 /// One command.
@@ -164,17 +188,13 @@ const fn in_group(group: Group, mut command: Command) -> Command {
     command
 }
 
-const fn later(name: &'static str, group: Group, help: &'static str) -> Command {
-    leaf(name, group, "…", help, &[], Action::Later)
-}
-
 const fn with_more(mut command: Command, more: &'static str) -> Command {
     command.more = more;
     command
 }
 
 use Group::{Authentication, Concurrency, KeyValue, Maintenance, Utility};
-use Kind::{Bool, Duration, Int, List, Text};
+use Kind::{Bool, Duration, Int, List, Text, Uint};
 
 /// The flags of every command.
 pub static GLOBAL: [Flag; 21] = [
@@ -290,6 +310,49 @@ static PEER_URLS: [Flag; 1] = [flag(
     "",
     "the member's peer URLs, with commas between",
 )];
+
+/// The flags of `watch`, on the command line and in a line of its interactive mode.
+pub static WATCH: [Flag; 5] = [
+    short(
+        switch("interactive", "read what to watch from standard input"),
+        'i',
+    ),
+    switch("prefix", "watch the keys that begin with <key>"),
+    flag("rev", Int, "0", "begin with this revision"),
+    switch("prev-kv", "also print what was there before"),
+    switch(
+        "progress-notify",
+        "have the server say from time to time how far the watch has come",
+    ),
+];
+
+static PERMISSION: [Flag; 2] = [
+    switch("prefix", "the keys that begin with <key>"),
+    switch("from-key", "the keys from <key> on, in byte order"),
+];
+
+static DETAIL: [Flag; 1] = [switch("detail", "print what the user's roles permit")];
+
+const fn load_flags(prefix: &'static str) -> [Flag; 4] {
+    [
+        flag(
+            "load",
+            Text,
+            "s",
+            "size of the load: s(mall), m(edium), l(arge) or xl(xLarge)",
+        ),
+        flag("prefix", Text, prefix, "what the keys begin with"),
+        switch("auto-compact", "compact afterwards"),
+        switch("auto-defrag", "defragment the endpoints afterwards"),
+    ]
+}
+
+static PERF: [Flag; 5] = {
+    let [load, prefix, compact, defrag] = load_flags("/etcdctl-check-perf/");
+    let time = flag("duration", Duration, "1m0s", "how long the load lasts");
+    [load, prefix, compact, defrag, time]
+};
+static DATASCALE: [Flag; 4] = load_flags("/etcdctl-check-datascale/");
 
 /// All commands.
 pub static COMMANDS: [Command; 25] = [
@@ -481,7 +544,17 @@ pub static COMMANDS: [Command; 25] = [
         &[],
         Action::MoveLeader,
     ),
-    later("watch", KeyValue, "Watches keys"),
+    with_more(
+        leaf(
+            "watch",
+            KeyValue,
+            "[options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]",
+            "Watches keys",
+            &WATCH,
+            Action::Watch,
+        ),
+        "A command after -- runs for each event, with ETCD_WATCH_REVISION, ETCD_WATCH_EVENT_TYPE,\nETCD_WATCH_KEY and ETCD_WATCH_VALUE set (the last three in quotes). The key and the end of the\nrange can also come from ETCDCTL_WATCH_KEY and ETCDCTL_WATCH_RANGE_END.\n\nWith -i each line of standard input is a watch of its own, or \"progress\":\n  watch [options] <key or prefix> [range_end] [--] [exec-command arg1 arg2 ...]\n\nExamples:\n  etcdctl watch foo\n  etcdctl watch --prefix foo --rev 7 --prev-kv\n  etcdctl watch foo -- sh -c 'echo $ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_VALUE'",
+    ),
     leaf(
         "version",
         Utility,
@@ -613,19 +686,347 @@ pub static COMMANDS: [Command; 25] = [
             Action::SnapshotSave,
         )],
     ),
-    later(
-        "make-mirror",
-        Maintenance,
-        "Copies keys to another cluster as they change",
+    with_more(
+        leaf(
+            "make-mirror",
+            Utility,
+            "[options] <destination>",
+            "Copies keys to another cluster as they change",
+            &[
+                flag("prefix", Text, "", "copy the keys that begin with this"),
+                flag(
+                    "rev",
+                    Int,
+                    "0",
+                    "do not copy what is there, but what changes from this revision on",
+                ),
+                flag(
+                    "max-txn-ops",
+                    Uint,
+                    "128",
+                    "at most so many changes in a transaction",
+                ),
+                flag(
+                    "dest-prefix",
+                    Text,
+                    "",
+                    "what keys begin with there, in place of --prefix",
+                ),
+                switch("no-dest-prefix", "leave --prefix out there"),
+                flag(
+                    "dest-cert",
+                    Text,
+                    "",
+                    "file with the TLS certificate to show there",
+                ),
+                flag(
+                    "dest-key",
+                    Text,
+                    "",
+                    "file with the key of that certificate",
+                ),
+                flag(
+                    "dest-cacert",
+                    Text,
+                    "",
+                    "file with the authorities to check the destination against",
+                ),
+                flag(
+                    "dest-insecure-transport",
+                    Bool,
+                    "true",
+                    "do without TLS there",
+                ),
+                flag(
+                    "dest-user",
+                    Text,
+                    "",
+                    "user[:password] to authenticate with there; without a password it is asked for",
+                ),
+                flag(
+                    "dest-password",
+                    Text,
+                    "",
+                    "the password, if --dest-user holds none",
+                ),
+            ],
+            Action::MakeMirror,
+        ),
+        "Every 30 seconds it prints how many keys have been written. A destination that is away is\nwaited for. Leases are not copied.\n\nExample:\n  etcdctl --endpoints source:2379 make-mirror --prefix app/ destination:2379",
     ),
-    later("lock", Concurrency, "Takes a lock"),
-    later("elect", Concurrency, "Takes part in an election"),
-    later("auth", Authentication, "Turns authentication on and off"),
-    later("user", Authentication, "Users"),
-    later("role", Authentication, "Roles"),
-    later("check", Utility, "Checks of performance"),
-    later("completion", Utility, "Completion scripts for shells"),
-    later("downgrade", Maintenance, "Prepares a downgrade"),
+    with_more(
+        leaf(
+            "lock",
+            Concurrency,
+            "<lockname> [exec-command arg1 arg2 ...]",
+            "Takes a lock, and holds it while a command runs or until Ctrl-C",
+            &[flag(
+                "ttl",
+                Int,
+                "10",
+                "seconds after which the lock falls if this client is gone",
+            )],
+            Action::Lock,
+        ),
+        "The command finds ETCD_LOCK_KEY and ETCD_LOCK_REV set; its exit code is etcdctl's.\n\nExample:\n  etcdctl lock backup -- sh -c 'tar czf /backup/app.tgz /srv/app'",
+    ),
+    leaf(
+        "elect",
+        Concurrency,
+        "<election-name> [proposal]",
+        "Stands in an election, or listens (-l) to who is elected",
+        &[short(
+            switch("listen", "do not stand, only print who is elected"),
+            'l',
+        )],
+        Action::Elect,
+    ),
+    in_group(
+        Authentication,
+        parent(
+            "auth",
+            "Turns authentication on and off",
+            &[],
+            &[
+                leaf(
+                    "enable",
+                    Authentication,
+                    "",
+                    "Turns authentication on; a user root has to be there",
+                    &[],
+                    Action::AuthEnable,
+                ),
+                leaf(
+                    "disable",
+                    Authentication,
+                    "",
+                    "Turns authentication off",
+                    &[],
+                    Action::AuthDisable,
+                ),
+                leaf(
+                    "status",
+                    Authentication,
+                    "",
+                    "Says whether authentication is on",
+                    &[],
+                    Action::AuthStatus,
+                ),
+            ],
+        ),
+    ),
+    in_group(
+        Authentication,
+        parent(
+            "user",
+            "Users",
+            &[],
+            &[
+                leaf(
+                    "add",
+                    Authentication,
+                    "<user name or user:password> [options]",
+                    "Adds a user",
+                    &[
+                        flag(
+                            "interactive",
+                            Bool,
+                            "true",
+                            "ask for the password; else it is read from standard input in silence",
+                        ),
+                        flag("new-user-password", Text, "", "the password"),
+                        switch(
+                            "no-password",
+                            "no password: the user is known by a certificate",
+                        ),
+                    ],
+                    Action::UserAdd,
+                ),
+                leaf(
+                    "delete",
+                    Authentication,
+                    "<user name>",
+                    "Deletes a user",
+                    &[],
+                    Action::UserDelete,
+                ),
+                leaf(
+                    "get",
+                    Authentication,
+                    "<user name> [options]",
+                    "Prints a user's roles",
+                    &DETAIL,
+                    Action::UserGet,
+                ),
+                leaf(
+                    "list",
+                    Authentication,
+                    "",
+                    "Lists the users",
+                    &[],
+                    Action::UserList,
+                ),
+                leaf(
+                    "passwd",
+                    Authentication,
+                    "<user name> [options]",
+                    "Changes a user's password",
+                    &[flag(
+                        "interactive",
+                        Bool,
+                        "true",
+                        "ask for the password; else it is read from standard input in silence",
+                    )],
+                    Action::UserPasswd,
+                ),
+                leaf(
+                    "grant-role",
+                    Authentication,
+                    "<user name> <role name>",
+                    "Gives a role to a user",
+                    &[],
+                    Action::UserGrantRole,
+                ),
+                leaf(
+                    "revoke-role",
+                    Authentication,
+                    "<user name> <role name>",
+                    "Takes a role from a user",
+                    &[],
+                    Action::UserRevokeRole,
+                ),
+            ],
+        ),
+    ),
+    in_group(
+        Authentication,
+        parent(
+            "role",
+            "Roles",
+            &[],
+            &[
+                leaf(
+                    "add",
+                    Authentication,
+                    "<role name>",
+                    "Adds a role",
+                    &[],
+                    Action::RoleAdd,
+                ),
+                leaf(
+                    "delete",
+                    Authentication,
+                    "<role name>",
+                    "Deletes a role",
+                    &[],
+                    Action::RoleDelete,
+                ),
+                leaf(
+                    "get",
+                    Authentication,
+                    "<role name>",
+                    "Prints what a role permits",
+                    &[],
+                    Action::RoleGet,
+                ),
+                leaf(
+                    "list",
+                    Authentication,
+                    "",
+                    "Lists the roles",
+                    &[],
+                    Action::RoleList,
+                ),
+                with_more(
+                    leaf(
+                        "grant-permission",
+                        Authentication,
+                        "[options] <role name> <permission type> <key> [endkey]",
+                        "Permits a role to use keys",
+                        &PERMISSION,
+                        Action::RoleGrantPermission,
+                    ),
+                    "The permission type is read, write or readwrite.",
+                ),
+                leaf(
+                    "revoke-permission",
+                    Authentication,
+                    "<role name> <key> [endkey]",
+                    "Takes a permission back",
+                    &PERMISSION,
+                    Action::RoleRevokePermission,
+                ),
+            ],
+        ),
+    ),
+    in_group(
+        Utility,
+        parent(
+            "check",
+            "Checks of performance",
+            &[],
+            &[
+                leaf(
+                    "perf",
+                    Utility,
+                    "[options]",
+                    "Writes at a given pace and judges throughput and delays",
+                    &PERF,
+                    Action::CheckPerf,
+                ),
+                leaf(
+                    "datascale",
+                    Utility,
+                    "[options]",
+                    "Measures the memory that a member takes for many keys",
+                    &DATASCALE,
+                    Action::CheckDatascale,
+                ),
+            ],
+        ),
+    ),
+    with_more(
+        leaf(
+            "completion",
+            Utility,
+            "[bash|zsh|fish|powershell]",
+            "Prints a completion script for a shell",
+            &[],
+            Action::Completion,
+        ),
+        "Examples:\n  source <(etcdctl completion bash)\n  etcdctl completion zsh > \"${fpath[1]}/_etcdctl\"\n  etcdctl completion fish > ~/.config/fish/completions/etcdctl.fish\n  etcdctl completion powershell | Out-String | Invoke-Expression",
+    ),
+    parent(
+        "downgrade",
+        "Prepares a downgrade of the cluster",
+        &[],
+        &[
+            leaf(
+                "validate",
+                Maintenance,
+                "<TARGET_VERSION>",
+                "Checks that a downgrade is possible",
+                &[],
+                Action::DowngradeValidate,
+            ),
+            leaf(
+                "enable",
+                Maintenance,
+                "<TARGET_VERSION>",
+                "Begins a downgrade",
+                &[],
+                Action::DowngradeEnable,
+            ),
+            leaf(
+                "cancel",
+                Maintenance,
+                "",
+                "Calls the downgrade off",
+                &[],
+                Action::DowngradeCancel,
+            ),
+        ],
+    ),
     leaf(
         "options",
         Utility,
@@ -656,36 +1057,21 @@ pub fn find(commands: &'static [Command], name: &str) -> Option<&'static Command
     }
 }
 
-/// Names that resemble a mistyped one.
-pub fn similar<'a>(names: impl Iterator<Item = &'a str>, typed: &str) -> Vec<&'a str> {
-    /// So many wrong letters still count as a slip.
-    const SLIPS_MAX: usize = 2;
-    let typed = typed.to_lowercase();
-    names
-        .filter(|name| distance(name, &typed) <= SLIPS_MAX || name.starts_with(&typed))
-        .collect()
-}
-
-/// The number of letters to insert, delete or change to get from one word to the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let change = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+/// Where something has gone that older versions had: `word` is a subcommand or a flag of the command.
+pub fn moved(command: &str, word: &str) -> Option<&'static str> {
+    Some(match (command, word) {
+        ("etcdctl defrag", "data-dir") => "etcdutl defrag --data-dir <folder>",
+        ("etcdctl snapshot", "restore") => "etcdutl snapshot restore <file> --data-dir <folder>",
+        ("etcdctl snapshot", "status") => "etcdutl snapshot status <file>",
+        ("etcdctl", "migrate") => "etcdutl migrate",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flags::Values;
+    use ferrite_cli::flags::Values;
 
     #[test]
     fn unique_beginnings_stand_for_a_command() {
@@ -695,14 +1081,6 @@ mod tests {
         assert_eq!(name("e"), None);
         assert_eq!(name("en"), Some("endpoint"));
         assert_eq!(name("pot"), None);
-    }
-
-    #[test]
-    fn slips_are_recognised() {
-        let names = || COMMANDS.iter().map(|c| c.name);
-        assert_eq!(similar(names(), "pot"), ["get", "put"]);
-        assert_eq!(similar(names(), "membre"), ["member"]);
-        assert!(similar(names(), "frobnicate").is_empty());
     }
 
     #[test]

@@ -4,9 +4,9 @@
 use std::ffi::OsString;
 
 use crate::exit::{self, Failure};
-use crate::flags::{Flag, Values};
 use crate::gofmt::quote;
 use crate::report;
+use ferrite_cli::flags::{Flag, Values};
 
 const PREFIX: &str = "ETCDCTL_";
 /// Chooses between the program's two faces; every user of the image has it set.

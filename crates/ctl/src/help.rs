@@ -1,7 +1,7 @@
 //! Help texts, made from the table of commands.
 
 use crate::commands::{COMMANDS, Command, GLOBAL, Group};
-use crate::flags::{Flag, Kind};
+use ferrite_cli::flags;
 
 const POINTER: &str = "Use \"etcdctl options\" for a list of global command-line options (applies to all commands).\n";
 
@@ -46,7 +46,7 @@ pub fn command(path: &[&'static Command]) -> String {
         .collect();
     if !own.is_empty() {
         text.push_str("\nFlags:\n");
-        text.push_str(&flags(&own));
+        text.push_str(&flags::help(&own));
     }
     text.push('\n');
     text.push_str(POINTER);
@@ -59,47 +59,13 @@ pub fn options() -> String {
     sorted.sort_by_key(|f| f.name);
     format!(
         "The following options can be passed to any command:\n\n{}",
-        flags(&sorted)
+        flags::help(&sorted)
     )
 }
 
 fn list(text: &mut String, commands: &[&'static Command]) {
     let width = commands.iter().map(|c| c.name.len()).max().unwrap_or(0);
     for command in commands {
-        text.push_str(&format!("  {:width$}  {}", command.name, command.help));
-        if command.action == crate::commands::Action::Later {
-            text.push_str(" (in a later release)");
-        }
-        text.push('\n');
+        text.push_str(&format!("  {:width$}  {}\n", command.name, command.help));
     }
-}
-
-fn flags(flags: &[&Flag]) -> String {
-    let rows: Vec<(String, String)> = flags
-        .iter()
-        .map(|flag| {
-            let short = flag.short.map_or("    ".to_owned(), |s| format!("-{s}, "));
-            let kind = match flag.kind {
-                Kind::Bool => "",
-                Kind::Int => " int",
-                Kind::Duration => " duration",
-                Kind::Text => " string",
-                Kind::List => " strings",
-            };
-            let default = match (flag.kind, flag.default) {
-                (Kind::Bool, "false") | (Kind::Text, "") | (Kind::Int, "0") => String::new(),
-                (Kind::Text, default) => format!(" (default \"{default}\")"),
-                (Kind::List, default) => format!(" (default [{default}])"),
-                (_, default) => format!(" (default {default})"),
-            };
-            (
-                format!("  {short}--{}{kind}", flag.name),
-                format!("{}{default}", flag.help),
-            )
-        })
-        .collect();
-    let width = rows.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
-    rows.iter()
-        .map(|(left, right)| format!("{left:width$}   {right}\n"))
-        .collect()
 }

@@ -4,14 +4,17 @@
 //! `ETCDCTL_API=2`), finds the command in the table of [`commands`], reads flags and environment, lets
 //! a module under [`cmd`] do the work, and turns a [`Failure`] into a line on standard error and a code.
 
+mod child;
 mod cmd;
 mod commands;
+mod concurrency;
 mod env;
 mod exit;
-mod flags;
+
 use ferrite_cli::gofmt;
 mod help;
 mod output;
+mod prompt;
 mod report;
 mod session;
 mod v2;
@@ -21,7 +24,7 @@ use std::process::ExitCode;
 
 use commands::{Action, COMMANDS, Command, GLOBAL};
 use exit::Failure;
-use flags::{Flag, ParseError, Values};
+use ferrite_cli::flags::{Flag, ParseError, Values};
 use session::Session;
 
 /// The version of etcd whose behaviour this is.
@@ -116,7 +119,7 @@ fn find(arguments: &[Vec<u8>]) -> Found {
     loop {
         let children = found.command().map_or(&COMMANDS[..], |c| c.children);
         let known = Values::new(found.known());
-        let Some(index) = first_word(&known, &found.arguments) else {
+        let Some(index) = known.first_word(&found.arguments) else {
             return found;
         };
         let name = cmd::text(&found.arguments[index]);
@@ -128,27 +131,12 @@ fn find(arguments: &[Vec<u8>]) -> Found {
     }
 }
 
-/// The first argument that is neither a flag nor a flag's value.
-fn first_word(known: &Values, arguments: &[Vec<u8>]) -> Option<usize> {
-    let mut index = 0;
-    while let Some(argument) = arguments.get(index) {
-        if argument == b"--" {
-            return None;
-        }
-        if !argument.starts_with(b"-") && !argument.is_empty() {
-            return Some(index);
-        }
-        index += 1 + usize::from(known.takes_next(&cmd::text(argument)));
-    }
-    None
-}
-
 /// The version-3 face.
 async fn run(arguments: &[Vec<u8>]) -> Result<(), Failure> {
     let found = find(arguments);
     let mut values = Values::new(found.known());
     let Some(command) = found.command() else {
-        if let Some(index) = first_word(&values, &found.arguments) {
+        if let Some(index) = values.first_word(&found.arguments) {
             return Err(unknown_command(&cmd::text(&found.arguments[index])));
         }
         return match values.parse(&found.arguments) {
@@ -161,20 +149,6 @@ async fn run(arguments: &[Vec<u8>]) -> Result<(), Failure> {
             }
         };
     };
-    if command.action == Action::Later {
-        if found.arguments.iter().any(|a| a == b"--help" || a == b"-h") {
-            report::out(help::command(&found.path).as_bytes());
-            return Ok(());
-        }
-        return Err(Failure::new(
-            exit::ERROR,
-            format!(
-                "\"etcdctl {}\" comes with a later release of Ferrite; this one has {}",
-                command.name,
-                available()
-            ),
-        ));
-    }
     let words = match values.parse(&found.arguments) {
         Ok(words) => words,
         Err(ParseError::Help) => {
@@ -215,7 +189,10 @@ async fn dispatch(
     mut values: Values,
     words: &cmd::Words,
 ) -> Result<(), Failure> {
-    use cmd::{endpoint, kv, lease, maintenance, member, txn};
+    use cmd::{
+        auth, check, completion, downgrade, elect, endpoint, kv, lease, lock, maintenance, member,
+        mirror, role, txn, user, watch,
+    };
     let open = |mut values: Values| {
         env::apply(&mut values, &found.inherited(), std::env::vars_os())?;
         Session::new(values)
@@ -300,9 +277,105 @@ async fn dispatch(
             env::apply(&mut values, &found.inherited(), std::env::vars_os())?;
             maintenance::snapshot_save(&Session::new(values)?, &path, limited).await
         }
-        Action::Help | Action::Later | Action::HelpTopic | Action::Options | Action::Version => {
-            Ok(())
+        Action::Watch => {
+            let environment = watch::Environment::read()?;
+            if values.bool("interactive") {
+                return watch::interactive(&open(values)?, &environment).await;
+            }
+            let order = watch::order(&environment, found.known(), &found.arguments)?;
+            watch::once(&open(values)?, order).await
         }
+        Action::AuthEnable => {
+            auth::check(words, "enable")?;
+            auth::enable(&open(values)?).await
+        }
+        Action::AuthDisable => {
+            auth::check(words, "disable")?;
+            auth::disable(&open(values)?).await
+        }
+        Action::AuthStatus => {
+            auth::check(words, "status")?;
+            auth::status(&open(values)?).await
+        }
+        Action::UserAdd => {
+            let request = user::add_request(&values, words)?;
+            user::add(&open(values)?, request).await
+        }
+        Action::UserDelete => {
+            let name = user::name(words, "delete")?;
+            user::delete(&open(values)?, name).await
+        }
+        Action::UserGet => {
+            let name = user::name(words, "get")?;
+            user::get(&open(values)?, name).await
+        }
+        Action::UserList => {
+            user::check_list(words)?;
+            user::list(&open(values)?).await
+        }
+        Action::UserPasswd => {
+            let request = user::passwd_request(&values, words)?;
+            user::passwd(&open(values)?, request).await
+        }
+        Action::UserGrantRole => {
+            let refusal = "user grant command requires user name and role name as its argument";
+            let (user, role) = user::user_and_role(words, refusal)?;
+            user::grant_role(&open(values)?, user, role).await
+        }
+        Action::UserRevokeRole => {
+            let refusal = "user revoke-role requires user name and role name as its argument";
+            let (user, role) = user::user_and_role(words, refusal)?;
+            user::revoke_role(&open(values)?, user, role).await
+        }
+        Action::RoleAdd => {
+            let name = role::name(words, "add")?;
+            role::add(&open(values)?, name).await
+        }
+        Action::RoleDelete => {
+            let name = role::name(words, "delete")?;
+            role::delete(&open(values)?, name).await
+        }
+        Action::RoleGet => {
+            let name = role::name(words, "get")?;
+            role::get(&open(values)?, name).await
+        }
+        Action::RoleList => {
+            role::check_list(words)?;
+            role::list(&open(values)?).await
+        }
+        Action::RoleGrantPermission => {
+            let request = role::grant_request(&values, words)?;
+            role::grant(&open(values)?, request).await
+        }
+        Action::RoleRevokePermission => {
+            let (request, key) = role::revoke_request(&values, words)?;
+            role::revoke(&open(values)?, request, key).await
+        }
+        Action::DowngradeValidate => {
+            let version = downgrade::version(words)?;
+            downgrade::validate(&open(values)?, version).await
+        }
+        Action::DowngradeEnable => {
+            let version = downgrade::version(words)?;
+            downgrade::enable(&open(values)?, version).await
+        }
+        Action::DowngradeCancel => downgrade::cancel(&open(values)?).await,
+        Action::Lock => {
+            let (name, command) = lock::name(words)?;
+            lock::run(&open(values)?, name, command).await
+        }
+        Action::Elect => match elect::arguments(&values, words)? {
+            (name, Some(proposal)) => elect::campaign(&open(values)?, name, proposal).await,
+            (name, None) => elect::listen(&open(values)?, name).await,
+        },
+        Action::CheckPerf => check::perf(&open(values)?).await,
+        Action::CheckDatascale => check::datascale(&open(values)?).await,
+        Action::MakeMirror => {
+            let plan = mirror::plan(&values, words)?;
+            mirror::run(&open(values)?, plan).await
+        }
+        Action::Completion => completion::print(words),
+        Action::Help | Action::HelpTopic | Action::Options | Action::Version => Ok(()),
     }
 }
 
@@ -326,17 +399,8 @@ fn help_topic(words: &cmd::Words) -> Result<(), Failure> {
     Ok(())
 }
 
-fn available() -> String {
-    let names: Vec<&str> = COMMANDS
-        .iter()
-        .filter(|c| c.action != Action::Later)
-        .map(|c| c.name)
-        .collect();
-    names.join(", ")
-}
-
 fn suggestion(children: &'static [Command], typed: &str) -> Option<String> {
-    let names = commands::similar(children.iter().map(|c| c.name), typed);
+    let names = ferrite_cli::similar(children.iter().map(|c| c.name), typed);
     if names.is_empty() {
         return None;
     }
@@ -347,8 +411,16 @@ fn suggestion(children: &'static [Command], typed: &str) -> Option<String> {
     Some(text)
 }
 
+/// A line that says where something has gone, if it has.
+fn pointer(command: &str, word: &str) -> String {
+    commands::moved(command, word).map_or_else(String::new, |now| {
+        format!("This works on files, and is done by another program: {now}\n")
+    })
+}
+
 fn unknown_command(typed: &str) -> Failure {
-    let mut hint = suggestion(&COMMANDS, typed).map_or_else(String::new, |s| s + "\n");
+    let mut hint = pointer("etcdctl", typed);
+    hint += &suggestion(&COMMANDS, typed).map_or_else(String::new, |s| s + "\n");
     hint.push_str("Run 'etcdctl --help' for usage.");
     Failure {
         code: exit::ERROR,
@@ -370,24 +442,30 @@ fn names(path: &[&'static Command]) -> String {
 
 fn misnamed(path: &[&'static Command], typed: &str) -> String {
     let children = path.last().map_or(&COMMANDS[..], |c| c.children);
-    format!(
-        "unknown command {} for \"{}\"{}",
+    let names = names(path);
+    let text = format!(
+        "unknown command {} for \"{names}\"{}\n{}",
         gofmt::quote(typed.as_bytes()),
-        names(path),
-        suggestion(children, typed).unwrap_or_default().trim_end()
-    )
+        suggestion(children, typed).unwrap_or_default().trim_end(),
+        pointer(&names, typed)
+    );
+    text.trim_end().to_owned()
 }
 
 fn bad_flag(found: &Found, message: &str, unknown: Option<&str>) -> Failure {
     let known = found.known();
     let similar = unknown
-        .map(|typed| commands::similar(known.iter().map(|f| f.name), typed))
+        .map(|typed| ferrite_cli::similar(known.iter().map(|f| f.name), typed))
         .unwrap_or_default();
-    let mut hint = String::new();
-    if let Some(name) = similar.first() {
+    let names = names(&found.path);
+    let mut hint = pointer(&names, unknown.unwrap_or_default());
+    if let Some(at) = Values::new(known).first_word(&found.arguments) {
+        hint += &pointer(&names, &cmd::text(&found.arguments[at]));
+    }
+    if let (Some(name), true) = (similar.first(), hint.is_empty()) {
         hint.push_str(&format!("Did you mean --{name}?\n"));
     }
-    hint.push_str(&format!("Run '{} --help' for usage.", names(&found.path)));
+    hint.push_str(&format!("Run '{names} --help' for usage."));
     Failure {
         code: exit::ERROR,
         message: Some(message.to_owned()),

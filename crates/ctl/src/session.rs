@@ -1,14 +1,14 @@
 //! What the global flags come to: an output form, and clients for the endpoints.
 
-use std::io::{BufRead, IsTerminal};
 use std::time::Duration;
 
-use ferrite_client::{Client, Config, Status};
+use ferrite_client::{Client, Config, describe};
 
 use crate::exit::{self, Failure};
-use crate::flags::Values;
 use crate::output::{Form, Printer};
+use crate::prompt;
 use crate::report;
+use ferrite_cli::flags::Values;
 
 /// What a running command works with.
 pub struct Session {
@@ -62,7 +62,7 @@ impl Session {
         }
         let token = values.text("auth-jwt-token");
         let credentials = if token.is_empty() {
-            credentials(&values)?
+            credentials(&values.text("user"), &values.text("password"), "Password: ")?
         } else {
             base.token = Some(token);
             None
@@ -85,49 +85,79 @@ impl Session {
         self.values.duration("command-timeout")
     }
 
+    fn all(&self) -> Vec<String> {
+        self.endpoints.iter().map(|e| e.trim().to_owned()).collect()
+    }
+
     /// A client for all endpoints.
     pub async fn client(&self) -> Result<Client, Failure> {
-        let endpoints: Vec<String> = self.endpoints.iter().map(|e| e.trim().to_owned()).collect();
-        self.client_for(&endpoints).await
+        connect(self.base.clone(), self.all(), self.tls, self.user()).await
     }
 
     /// A client for one endpoint.
     pub async fn client_at(&self, endpoint: &str) -> Result<Client, Failure> {
-        self.client_for(&[endpoint.to_owned()]).await
+        let endpoints = vec![endpoint.to_owned()];
+        connect(self.base.clone(), endpoints, self.tls, self.user()).await
     }
 
-    async fn client_for(&self, endpoints: &[String]) -> Result<Client, Failure> {
-        let mut config = self.base.clone();
-        config.endpoints = endpoints.to_vec();
-        if self.tls
-            && let Some(endpoint) = endpoints.iter().find(|e| !e.contains("://"))
-        {
-            return Err(ferrite_client::ConfigError::Tls(endpoint.clone()).into());
+    /// A client for all endpoints whose calls wait for an answer as long as it takes.
+    pub async fn patient_client(&self) -> Result<Client, Failure> {
+        connect(self.patient(), self.all(), self.tls, self.user()).await
+    }
+
+    /// A patient client for the cluster that `make-mirror` writes to, with the `--dest-…` flags.
+    pub async fn destination(&self, endpoint: &str) -> Result<Client, Failure> {
+        let values = &self.values;
+        let (user, password) = (values.text("dest-user"), values.text("dest-password"));
+        let credentials = credentials(&user, &password, "Destination Password: ")?;
+        let files = ["dest-cert", "dest-key", "dest-cacert"];
+        let tls = !values.bool("dest-insecure-transport")
+            || files.iter().any(|name| !values.text(name).is_empty());
+        let mut config = self.patient();
+        config.token = None;
+        connect(config, vec![endpoint.to_owned()], tls, credentials.as_ref()).await
+    }
+
+    fn user(&self) -> Option<&(String, String)> {
+        self.credentials.as_ref()
+    }
+
+    fn patient(&self) -> Config {
+        Config {
+            call_timeout: None,
+            ..self.base.clone()
         }
-        let client = Client::new(config)?;
-        if let Some((name, password)) = &self.credentials {
-            match tokio::time::timeout(self.base.dial_timeout, client.authenticate(name, password))
-                .await
-            {
-                Ok(Ok(())) => {}
-                Ok(Err(status)) if not_enabled(&status) => {}
-                Ok(Err(status)) => {
-                    report::last_failure(&status);
-                    return Err(Failure::new(
-                        exit::BAD_CONNECTION,
-                        ferrite_client::describe(&status),
-                    ));
-                }
-                Err(_) => {
-                    return Err(Failure::new(
-                        exit::BAD_CONNECTION,
-                        "context deadline exceeded",
-                    ));
-                }
+    }
+}
+
+async fn connect(
+    mut config: Config,
+    endpoints: Vec<String>,
+    tls: bool,
+    credentials: Option<&(String, String)>,
+) -> Result<Client, Failure> {
+    if tls && let Some(endpoint) = endpoints.iter().find(|e| !e.contains("://")) {
+        return Err(ferrite_client::ConfigError::Tls(endpoint.clone()).into());
+    }
+    config.endpoints = endpoints;
+    let dial_timeout = config.dial_timeout;
+    let client = Client::new(config)?;
+    if let Some((name, password)) = credentials {
+        match tokio::time::timeout(dial_timeout, client.login(name, password)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(status)) => {
+                report::last_failure(&status);
+                return Err(Failure::new(exit::BAD_CONNECTION, describe(&status)));
+            }
+            Err(_) => {
+                return Err(Failure::new(
+                    exit::BAD_CONNECTION,
+                    "context deadline exceeded",
+                ));
             }
         }
-        Ok(client)
     }
+    Ok(client)
 }
 
 /// What `--debug` prints: every global setting, as the variable that would make it.
@@ -141,45 +171,24 @@ fn show_settings(values: &Values) {
     }
 }
 
-fn not_enabled(status: &Status) -> bool {
-    status.message() == "etcdserver: authentication is not enabled"
-}
-
 /// The user and the password, asked for if need be.
-fn credentials(values: &Values) -> Result<Option<(String, String)>, Failure> {
-    let user = values.text("user");
+fn credentials(
+    user: &str,
+    password: &str,
+    question: &str,
+) -> Result<Option<(String, String)>, Failure> {
     if user.is_empty() {
         return Ok(None);
     }
-    let password = values.text("password");
     let (user, password) = if !password.is_empty() {
-        (user, password)
+        (user, password.to_owned())
     } else if let Some((user, password)) = user.split_once(':') {
-        (user.to_owned(), password.to_owned())
+        (user, password.to_owned())
     } else {
-        let password = ask("Password: ").map_err(|e| Failure::new(exit::ERROR, e.to_string()))?;
+        let password = prompt::password(question).map_err(|e| {
+            prompt::interrupted(&e).unwrap_or_else(|| Failure::new(exit::ERROR, e.to_string()))
+        })?;
         (user, password)
     };
-    Ok((!user.is_empty() && !password.is_empty()).then_some((user, password)))
-}
-
-/// Reads a line that a terminal does not show.
-fn ask(prompt: &str) -> std::io::Result<String> {
-    let terminal = std::io::stdin().is_terminal();
-    let echo = |word: &str| {
-        if terminal {
-            // Without stty the password is seen; asking is still better than failing.
-            let _ = std::process::Command::new("stty").arg(word).status();
-        }
-    };
-    report::out(prompt.as_bytes());
-    echo("-echo");
-    let mut line = String::new();
-    let result = std::io::stdin().lock().read_line(&mut line);
-    echo("echo");
-    if terminal {
-        report::out(b"\n");
-    }
-    result?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    Ok((!user.is_empty() && !password.is_empty()).then(|| (user.to_owned(), password)))
 }

@@ -9,11 +9,11 @@ use ferrite_client::pb::range_request::{SortOrder, SortTarget};
 
 use super::{Words, serializable, text};
 use crate::exit::{self, Failure};
-use crate::flags::Values;
 use crate::gofmt::{parse_int, quote};
 use crate::output::Form;
 use crate::report;
 use crate::session::Session;
+use ferrite_cli::flags::Values;
 
 /// How long a range delete may still be interrupted.
 const DELETE_WARNING: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ const TOO_MANY: &str =
     "too many arguments, only accept one argument when `--prefix` or `--from-key` is set";
 
 /// The end of the range of all keys that begin with a prefix.
-fn prefix_end(prefix: &[u8]) -> Bytes {
+pub fn prefix_end(prefix: &[u8]) -> Bytes {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < 0xff {

@@ -126,37 +126,58 @@ fn passes(status: &Status) -> bool {
     )
 }
 
-/// `lease keep-alive`: renews until the lease is gone, or once.
-pub async fn keep_alive(session: &Session, id: i64) -> Result<(), Failure> {
-    let once = session.values.bool("once");
-    let client = session.client().await?;
-    // Until the first answer nobody knows how long the lease lives.
-    let mut over =
-        Instant::now() + session.values.duration("dial-timeout") + Duration::from_secs(1);
+/// Renews a lease until it is gone. `over` is when it is gone unless renewed before; `answered` is told
+/// of each renewal.
+pub async fn hold(
+    client: &Client,
+    id: i64,
+    mut over: Instant,
+    mut answered: impl FnMut(&pb::LeaseKeepAliveResponse) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     loop {
-        let pause = match renew(&client, id).await {
-            Ok(answer) if once && answer.ttl <= 0 => {
-                return Err(Failure::new(exit::BAD_CONNECTION, NOT_FOUND));
-            }
-            Ok(answer) if answer.ttl <= 0 => break,
+        let pause = match renew(client, id).await {
+            Ok(answer) if answer.ttl <= 0 => return Ok(()),
             Ok(answer) => {
-                session.printer.lease_keep_alive(&answer)?;
-                if once {
-                    return Ok(());
-                }
+                answered(&answer)?;
                 let ttl = Duration::from_secs(answer.ttl.unsigned_abs());
                 over = Instant::now() + ttl;
                 ttl / 3
             }
-            Err(status) if passes(&status) && (once || Instant::now() < over) => RENEW_PAUSE_MIN,
-            Err(status) if once => return Err(unanswered(status)),
-            Err(_) => break,
+            Err(status) if passes(&status) && Instant::now() < over => RENEW_PAUSE_MIN,
+            Err(_) => return Ok(()),
         };
         tokio::time::sleep(pause.max(RENEW_PAUSE_MIN)).await;
     }
+}
+
+/// `lease keep-alive`: renews until the lease is gone, or once.
+pub async fn keep_alive(session: &Session, id: i64) -> Result<(), Failure> {
+    let client = session.client().await?;
+    if session.values.bool("once") {
+        return keep_alive_once(session, &client, id).await;
+    }
+    // Until the first answer nobody knows how long the lease lives.
+    let over = Instant::now() + session.values.duration("dial-timeout") + Duration::from_secs(1);
+    hold(&client, id, over, |answer| {
+        session.printer.lease_keep_alive(answer)
+    })
+    .await?;
     if session.printer.form == Form::Simple {
         let text = format!("lease {} expired or revoked.\n", lease_id(id));
         report::out(text.as_bytes());
     }
     Ok(())
+}
+
+async fn keep_alive_once(session: &Session, client: &Client, id: i64) -> Result<(), Failure> {
+    loop {
+        match renew(client, id).await {
+            Ok(answer) if answer.ttl <= 0 => {
+                return Err(Failure::new(exit::BAD_CONNECTION, NOT_FOUND));
+            }
+            Ok(answer) => return session.printer.lease_keep_alive(&answer),
+            Err(status) if passes(&status) => tokio::time::sleep(RENEW_PAUSE_MIN).await,
+            Err(status) => return Err(unanswered(status)),
+        }
+    }
 }

@@ -4,11 +4,11 @@ use ferrite_client::pb;
 
 use super::{Words, serializable, text};
 use crate::exit::Failure;
-use crate::flags::Values;
 use crate::gofmt::{parse_uint, quote};
 use crate::output::Form;
 use crate::report;
 use crate::session::Session;
+use ferrite_cli::flags::Values;
 
 fn id(words: &Words) -> Result<u64, Failure> {
     let [word] = words else {

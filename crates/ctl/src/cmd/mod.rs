@@ -1,11 +1,21 @@
 //! The commands. Each checks its arguments, makes its calls and prints; none decides how to connect.
 
+pub mod auth;
+pub mod check;
+pub mod completion;
+pub mod downgrade;
+pub mod elect;
 pub mod endpoint;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod member;
+pub mod mirror;
+pub mod role;
 pub mod txn;
+pub mod user;
+pub mod watch;
 
 use crate::exit::{self, Failure};
 

@@ -11,10 +11,10 @@ use ferrite_client::pb::{
 use super::{Words, kv};
 use crate::commands::{Action, COMMANDS, Command};
 use crate::exit::{self, Failure};
-use crate::flags::Values;
 use crate::gofmt::{parse_int, quote, unquote};
 use crate::report;
 use crate::session::Session;
+use ferrite_cli::flags::Values;
 
 fn invalid(message: impl Into<String>) -> Failure {
     Failure::new(exit::INVALID_INPUT, message)
@@ -232,7 +232,7 @@ fn parse_request(line: &[u8]) -> Result<pb::RequestOp, Failure> {
 /// The command among the words, and the words without it.
 fn find(words: &[Vec<u8>]) -> Option<(&'static Command, Vec<Vec<u8>>)> {
     // Flags before the name are unknown there, and an unknown flag takes the next word along.
-    let index = crate::first_word(&Values::new(Vec::new()), words)?;
+    let index = Values::new(Vec::new()).first_word(words)?;
     let name = std::str::from_utf8(&words[index]).ok()?;
     let allowed = [Action::Put, Action::Get, Action::Del];
     let command = COMMANDS
@@ -244,7 +244,7 @@ fn find(words: &[Vec<u8>]) -> Option<(&'static Command, Vec<Vec<u8>>)> {
 }
 
 /// Splits a line into words; `"…"` has Go's escapes, `'…'` has none.
-fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
+pub fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
     let space = |b: &u8| b.is_ascii_whitespace();
     let mut words = Vec::new();
     let mut rest = line;

@@ -24,7 +24,8 @@ fn id(p: Printer, out: &mut String, name: &str, id: u64) {
     }
 }
 
-fn header(p: Printer, out: &mut String, header: Option<&pb::ResponseHeader>) {
+/// Of a response that has only a header.
+pub fn header(p: Printer, out: &mut String, header: Option<&pb::ResponseHeader>) {
     let header = header.copied().unwrap_or_default();
     id(p, out, "ClusterID", header.cluster_id);
     id(p, out, "MemberID", header.member_id);
@@ -99,10 +100,6 @@ pub fn lease(p: Printer, out: &mut String, h: Option<&pb::ResponseHeader>, id: i
     header(p, out, h);
     lease_id(p, out, id);
     field(out, "TTL", ttl);
-}
-
-pub fn lease_revoke(p: Printer, out: &mut String, r: &pb::LeaseRevokeResponse) {
-    header(p, out, r.header.as_ref());
 }
 
 pub fn lease_time_to_live(p: Printer, out: &mut String, r: &pb::LeaseTimeToLiveResponse) {
@@ -186,4 +183,35 @@ pub fn alarms(p: Printer, out: &mut String, r: &pb::AlarmResponse) {
         field(out, "AlarmType", simple::alarm_name(alarm.alarm));
         out.push('\n');
     }
+}
+
+pub fn watch(p: Printer, out: &mut String, r: &pb::WatchResponse) {
+    header(p, out, r.header.as_ref());
+    for event in &r.events {
+        field(out, "Type", simple::event_name(event));
+        if let Some(prev) = &event.prev_kv {
+            kv(p, out, "Prev", prev);
+        }
+        kv(p, out, "", &event.kv.clone().unwrap_or_default());
+    }
+}
+
+pub fn role_get(p: Printer, out: &mut String, r: &pb::AuthRoleGetResponse) {
+    header(p, out, r.header.as_ref());
+    for permission in &r.perm {
+        // The original has two spaces here.
+        let name = permission.perm_type().as_str_name();
+        field(out, "PermType", format_args!(" {name}"));
+        field(out, "Key", quote(&permission.key));
+        field(out, "RangeEnd", quote(&permission.range_end));
+    }
+}
+
+pub fn role_list(p: Printer, out: &mut String, r: &pb::AuthRoleListResponse) {
+    header(p, out, r.header.as_ref());
+    out.push_str("\"Roles\" :");
+    for role in &r.roles {
+        out.push_str(&format!(" {}", quote(role.as_bytes())));
+    }
+    out.push('\n');
 }

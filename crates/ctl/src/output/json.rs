@@ -2,7 +2,8 @@
 //! its zero value is left out; fields come in the order of the messages' definition.
 
 use ferrite_client::pb::{self, response_op::Response};
-use ferrite_proto::mvccpb::KeyValue;
+use ferrite_proto::authpb::Permission;
+use ferrite_proto::mvccpb::{Event, KeyValue};
 
 use super::{At, Health, Printer};
 
@@ -377,6 +378,65 @@ pub fn alarms(r: &pb::AlarmResponse) -> String {
                 .number("alarm", alarm.alarm)
                 .end()
         })
+        .end()
+}
+
+/// A response of a watch: the client's own structure, of which nothing is left out.
+pub fn watch(r: &pb::WatchResponse) -> String {
+    let event = |event: &Event| {
+        Object::new()
+            .number("type", event.r#type)
+            .optional("kv", event.kv.as_ref().map(kv))
+            .optional("prev_kv", event.prev_kv.as_ref().map(kv))
+            .end()
+    };
+    let h = r.header.as_ref().map_or_else(|| "{}".to_owned(), header);
+    Object::new()
+        .raw("Header", &h)
+        .raw("Events", &slice(&r.events, event))
+        .raw("CompactRevision", &r.compact_revision.to_string())
+        .raw("Canceled", &r.canceled.to_string())
+        .raw("Created", &r.created.to_string())
+        .raw("CancelReason", &escape(&r.cancel_reason))
+        .end()
+}
+
+/// A response of a header and names.
+pub fn names(h: Option<&pb::ResponseHeader>, what: &str, names: &[String]) -> String {
+    Object::new()
+        .optional("header", h.map(header))
+        .texts(what, names)
+        .end()
+}
+
+pub fn role_get(r: &pb::AuthRoleGetResponse) -> String {
+    let permission = |p: &Permission| {
+        Object::new()
+            .number("permType", p.perm_type)
+            .bytes("key", &p.key)
+            .bytes("range_end", &p.range_end)
+            .end()
+    };
+    Object::new()
+        .optional("header", r.header.as_ref().map(header))
+        .list("perm", &r.perm, permission)
+        .end()
+}
+
+pub fn auth_status(r: &pb::AuthStatusResponse) -> String {
+    let object = Object::new().optional("header", r.header.as_ref().map(header));
+    let object = if r.enabled {
+        object.raw("enabled", "true")
+    } else {
+        object
+    };
+    object.number("authRevision", r.auth_revision).end()
+}
+
+pub fn downgrade(r: &pb::DowngradeResponse) -> String {
+    Object::new()
+        .optional("header", r.header.as_ref().map(header))
+        .text("version", &r.version)
         .end()
 }
 

@@ -131,7 +131,7 @@ impl Printer {
             Form::Protobuf => message.ok_or_else(|| self.unsupported())?(),
             Form::Table => {
                 let rows = table.ok_or_else(|| self.unsupported())?();
-                table::render(&rows).into_bytes()
+                ferrite_cli::frame::render(&rows.header, &rows.cells).into_bytes()
             }
         };
         report::out(&bytes);
@@ -198,7 +198,7 @@ impl Printer {
         self.emit(
             None,
             &|out| simple::lease_revoke(out, id),
-            Some(&|out| fields::lease_revoke(self, out, r)),
+            Some(&|out| fields::header(self, out, r.header.as_ref())),
             &|| json::header_only(r.header.as_ref()),
             None,
         )
@@ -341,6 +341,109 @@ impl Printer {
             },
             None,
             &|| json::header_only(r.header.as_ref()),
+            None,
+        )
+    }
+
+    /// A response of a watch.
+    pub fn watch(self, r: &pb::WatchResponse) -> Result<(), Failure> {
+        let message = || {
+            let shown = pb::WatchResponse {
+                watch_id: 0,
+                cancel_reason: String::new(),
+                fragment: false,
+                ..r.clone()
+            };
+            shown.encode_to_vec()
+        };
+        self.emit(
+            Some(&message),
+            &|out| simple::watch(self, out, r),
+            Some(&|out| fields::watch(self, out, r)),
+            &|| json::watch(r),
+            None,
+        )
+    }
+
+    /// The answer to a change of which there is nothing to tell but that it was `done`.
+    pub fn done<M: Message>(
+        self,
+        done: &str,
+        header: Option<&pb::ResponseHeader>,
+        raw: &M,
+    ) -> Result<(), Failure> {
+        self.emit(
+            Some(&|| raw.encode_to_vec()),
+            &|out| out.extend_from_slice(format!("{done}\n").as_bytes()),
+            Some(&|out| fields::header(self, out, header)),
+            &|| json::header_only(header),
+            None,
+        )
+    }
+
+    /// The answer to `role get`.
+    pub fn role_get(self, role: &str, r: &pb::AuthRoleGetResponse) -> Result<(), Failure> {
+        self.emit(
+            Some(&|| r.encode_to_vec()),
+            &|out| simple::role_get(out, role, r),
+            Some(&|out| fields::role_get(self, out, r)),
+            &|| json::role_get(r),
+            None,
+        )
+    }
+
+    /// The answer to `role list`.
+    pub fn role_list(self, r: &pb::AuthRoleListResponse) -> Result<(), Failure> {
+        self.emit(
+            Some(&|| r.encode_to_vec()),
+            &|out| simple::names(out, &r.roles),
+            Some(&|out| fields::role_list(self, out, r)),
+            &|| json::names(r.header.as_ref(), "roles", &r.roles),
+            None,
+        )
+    }
+
+    /// The answer to `user get`.
+    pub fn user_get(self, user: &str, r: &pb::AuthUserGetResponse) -> Result<(), Failure> {
+        self.emit(
+            Some(&|| r.encode_to_vec()),
+            &|out| simple::user_get(out, user, r),
+            None,
+            &|| json::names(r.header.as_ref(), "roles", &r.roles),
+            None,
+        )
+    }
+
+    /// The answer to `user list`.
+    pub fn user_list(self, r: &pb::AuthUserListResponse) -> Result<(), Failure> {
+        self.emit(
+            Some(&|| r.encode_to_vec()),
+            &|out| simple::names(out, &r.users),
+            None,
+            &|| json::names(r.header.as_ref(), "users", &r.users),
+            None,
+        )
+    }
+
+    /// The answer to `auth status`.
+    pub fn auth_status(self, r: &pb::AuthStatusResponse) -> Result<(), Failure> {
+        self.emit(
+            Some(&|| r.encode_to_vec()),
+            &|out| simple::auth_status(out, r),
+            None,
+            &|| json::auth_status(r),
+            None,
+        )
+    }
+
+    /// The answer to a step of a downgrade.
+    pub fn downgrade(self, step: &str, r: &pb::DowngradeResponse) -> Result<(), Failure> {
+        let text = format!("Downgrade {step} success, cluster version {}\n", r.version);
+        self.emit(
+            Some(&|| r.encode_to_vec()),
+            &|out| out.extend_from_slice(text.as_bytes()),
+            None,
+            &|| json::downgrade(r),
             None,
         )
     }

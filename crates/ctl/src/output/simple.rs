@@ -1,9 +1,11 @@
 //! The simple form: for people, and for scripts that read one thing.
 
 use ferrite_client::pb::{self, response_op::Response};
-use ferrite_proto::mvccpb::KeyValue;
+use ferrite_proto::authpb::{Permission, permission};
+use ferrite_proto::mvccpb::{Event, KeyValue};
 
 use super::{Health, Printer, table};
+use crate::cmd::kv::prefix_end;
 use crate::report;
 
 fn bytes(p: Printer, out: &mut Vec<u8>, bytes: &[u8]) {
@@ -177,4 +179,83 @@ pub fn alarms(out: &mut Vec<u8>, r: &pb::AlarmResponse) {
 pub fn alarm_name(alarm: i32) -> String {
     pb::AlarmType::try_from(alarm)
         .map_or_else(|_| alarm.to_string(), |a| a.as_str_name().to_owned())
+}
+
+/// What happened to a key.
+pub fn event_name(event: &Event) -> &'static str {
+    event.r#type().as_str_name()
+}
+
+pub fn watch(p: Printer, out: &mut Vec<u8>, r: &pb::WatchResponse) {
+    for event in &r.events {
+        line(out, event_name(event));
+        if let Some(prev) = &event.prev_kv {
+            kv(p, out, prev);
+        }
+        kv(p, out, &event.kv.clone().unwrap_or_default());
+    }
+}
+
+/// The role that may do everything, whatever has been granted to it.
+const ROOT_ROLE: &str = "root";
+/// As the end of a range: there is none.
+const OPEN_END: &[u8] = b"\0";
+
+fn granted(out: &mut Vec<u8>, permission: &Permission) {
+    let (key, end) = (&permission.key, &permission.range_end);
+    out.push(b'\t');
+    if end.is_empty() {
+        out.extend_from_slice(key);
+        out.push(b'\n');
+        return;
+    }
+    out.push(b'[');
+    out.extend_from_slice(key);
+    out.extend_from_slice(b", ");
+    if &end[..] == OPEN_END {
+        out.extend_from_slice(b"<open ended>");
+    } else {
+        out.extend_from_slice(end);
+        out.push(b')');
+    }
+    if !key.is_empty() && prefix_end(key) == *end {
+        out.extend_from_slice(b" (prefix ");
+        out.extend_from_slice(key);
+        out.push(b')');
+    }
+    out.push(b'\n');
+}
+
+pub fn role_get(out: &mut Vec<u8>, role: &str, r: &pb::AuthRoleGetResponse) {
+    use permission::Type::{Read, Readwrite, Write};
+    line(out, &format!("Role {role}"));
+    for (heading, one) in [("KV Read:", Read), ("KV Write:", Write)] {
+        line(out, heading);
+        if role == ROOT_ROLE && r.perm.is_empty() {
+            line(out, "\t[, <open ended>");
+        }
+        for permission in &r.perm {
+            if permission.perm_type() == one || permission.perm_type() == Readwrite {
+                granted(out, permission);
+            }
+        }
+    }
+}
+
+/// One name a line.
+pub fn names(out: &mut Vec<u8>, names: &[String]) {
+    for name in names {
+        line(out, name);
+    }
+}
+
+pub fn user_get(out: &mut Vec<u8>, user: &str, r: &pb::AuthUserGetResponse) {
+    line(out, &format!("User: {user}"));
+    let roles: String = r.roles.iter().map(|role| format!(" {role}")).collect();
+    line(out, &format!("Roles:{roles}"));
+}
+
+pub fn auth_status(out: &mut Vec<u8>, r: &pb::AuthStatusResponse) {
+    line(out, &format!("Authentication Status: {}", r.enabled));
+    line(out, &format!("AuthRevision: {}", r.auth_revision));
 }

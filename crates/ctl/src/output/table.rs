@@ -1,4 +1,4 @@
-//! Rows and columns, and the table form with its frame of box-drawing characters.
+//! Rows and columns.
 
 use ferrite_client::pb;
 
@@ -137,93 +137,9 @@ pub fn hash_kv(list: &[At<pb::HashKvResponse>]) -> Rows {
     }
 }
 
-/// Draws the frame: the header in capitals and centred, the cells to the right.
-pub fn render(rows: &Rows) -> String {
-    let header: Vec<String> = rows
-        .header
-        .iter()
-        .map(|h| h.to_uppercase().replace(['_', '.'], " "))
-        .collect();
-    let width = |text: &str| text.chars().count();
-    let widths: Vec<usize> = header
-        .iter()
-        .enumerate()
-        .map(|(column, name)| {
-            rows.cells
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| width(cell))
-                .chain([width(name)])
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    let rule = |left: char, middle: &str, right: char| {
-        let parts: Vec<String> = widths.iter().map(|w| "─".repeat(w + 2)).collect();
-        format!("{left}{}{right}\n", parts.join(middle))
-    };
-    let row = |cells: Vec<String>| format!("│{}│\n", cells.join("│"));
-    let mut out = rule('┌', "┬", '┐');
-    out.push_str(&row(header
-        .iter()
-        .zip(&widths)
-        .map(|(name, &w)| {
-            let gap = w - width(name);
-            let left = gap / 2;
-            format!(" {}{name}{} ", " ".repeat(left), " ".repeat(gap - left))
-        })
-        .collect()));
-    if !rows.cells.is_empty() {
-        out.push_str(&rule('├', "┼", '┤'));
-    }
-    for cells in &rows.cells {
-        out.push_str(&row(cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &w)| format!(" {}{cell} ", " ".repeat(w.saturating_sub(width(cell)))))
-            .collect()));
-    }
-    out.push_str(&rule('└', "┴", '┘'));
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn header_is_centred_and_cells_stand_right() {
-        let rows = Rows {
-            header: vec!["endpoint", "hash", "hash_revision"],
-            cells: vec![
-                vec!["127.0.0.1:2379".into(), "1084519789".into(), "3".into()],
-                vec!["é:1".into(), "7".into(), String::new()],
-            ],
-        };
-        assert_eq!(
-            render(&rows),
-            "\
-┌────────────────┬────────────┬───────────────┐
-│    ENDPOINT    │    HASH    │ HASH REVISION │
-├────────────────┼────────────┼───────────────┤
-│ 127.0.0.1:2379 │ 1084519789 │             3 │
-│            é:1 │          7 │               │
-└────────────────┴────────────┴───────────────┘
-"
-        );
-    }
-
-    #[test]
-    fn an_odd_gap_leaves_its_extra_space_on_the_right() {
-        let rows = Rows {
-            header: vec!["id"],
-            cells: vec![vec!["12345".into()]],
-        };
-        assert_eq!(
-            render(&rows),
-            "┌───────┐\n│  ID   │\n├───────┤\n│ 12345 │\n└───────┘\n"
-        );
-    }
 
     #[test]
     fn an_empty_database_divides_nothing_by_zero() {

@@ -1,6 +1,6 @@
 //! Runs the program, and etcd's own next to it where they are at hand.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -68,6 +68,91 @@ pub fn oracle() -> Option<PathBuf> {
     }
 }
 
+/// How long anything that is waited for may take.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// A program that goes on running, read line by line; killed when dropped.
+pub struct Running {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Running {
+    pub fn start(program: &Path, args: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines() {
+                if line.is_err() || sender.send(line.unwrap()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// The next line of its standard output.
+    #[track_caller]
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(LONG).expect("a line")
+    }
+
+    /// Whether nothing has come so far.
+    pub fn is_silent(&self) -> bool {
+        self.lines.try_recv().is_err()
+    }
+
+    /// Writes a line to its standard input.
+    pub fn write(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([&format!("-{signal}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end: the exit code.
+    #[track_caller]
+    pub fn end(&mut self) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(start.elapsed() < LONG, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < LONG, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
@@ -76,6 +161,7 @@ pub fn free_port() -> u16 {
 /// A member of etcd's own, killed when dropped.
 pub struct Member {
     child: Child,
+    command: Command,
     pub name: String,
     pub endpoint: String,
 }
@@ -88,6 +174,17 @@ impl Member {
             .unwrap();
         assert!(status.success());
     }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again on its folder.
+    pub fn start(&mut self) {
+        self.child = self.command.spawn().unwrap();
+    }
 }
 
 impl Drop for Member {
@@ -99,6 +196,11 @@ impl Drop for Member {
 
 /// A running cluster of etcd's own.
 pub fn cluster(dir: &Path, size: usize) -> (tempfile::TempDir, Vec<Member>) {
+    cluster_with(dir, size, &[])
+}
+
+/// A running cluster of etcd's own, with these flags besides.
+pub fn cluster_with(dir: &Path, size: usize, flags: &[&str]) -> (tempfile::TempDir, Vec<Member>) {
     let data = tempfile::tempdir().unwrap();
     let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
     let initial: Vec<String> = ports
@@ -111,7 +213,9 @@ pub fn cluster(dir: &Path, size: usize) -> (tempfile::TempDir, Vec<Member>) {
         .enumerate()
         .map(|(i, (client, peer))| {
             let url = |port: &u16| format!("http://127.0.0.1:{port}");
-            let child = Command::new(dir.join("etcd"))
+            let mut command = Command::new(dir.join("etcd"));
+            command
+                .args(flags)
                 .arg(format!(
                     "--data-dir={}",
                     data.path().join(i.to_string()).display()
@@ -123,11 +227,10 @@ pub fn cluster(dir: &Path, size: usize) -> (tempfile::TempDir, Vec<Member>) {
                 .arg(format!("--initial-advertise-peer-urls={}", url(peer)))
                 .arg(format!("--initial-cluster={}", initial.join(",")))
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
+                .stderr(Stdio::null());
             Member {
-                child,
+                child: command.spawn().unwrap(),
+                command,
                 name: format!("m{i}"),
                 endpoint: format!("127.0.0.1:{client}"),
             }

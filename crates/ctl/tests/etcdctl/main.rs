@@ -1,6 +1,11 @@
 //! The built program, run the way users run it.
 
+mod auth;
+mod check;
 mod common;
+mod lock;
+mod mirror;
 mod oracle;
 mod program;
 mod v2_cluster;
+mod watch;

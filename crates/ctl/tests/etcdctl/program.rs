@@ -74,6 +74,23 @@ fn slips_are_answered_with_a_suggestion() {
 }
 
 #[test]
+fn what_has_gone_to_etcdutl_is_pointed_to() {
+    for (args, now) in [
+        (&["defrag", "--data-dir=d"][..], "etcdutl defrag --data-dir"),
+        (
+            &["snapshot", "restore", "f", "--data-dir", "d"],
+            "etcdutl snapshot restore",
+        ),
+        (&["snapshot", "restore", "f"], "etcdutl snapshot restore"),
+        (&["snapshot", "status", "f"], "etcdutl snapshot status"),
+        (&["migrate"], "etcdutl migrate"),
+    ] {
+        let run = run(&ours(), &[], args, b"");
+        assert!(run.stderr.contains(now), "{args:?} {run:?}");
+    }
+}
+
+#[test]
 fn nobody_there_is_a_deadline_with_its_cause() {
     let endpoint = format!("127.0.0.1:{}", free_port());
     let start = Instant::now();
@@ -219,5 +236,46 @@ fn version_2_commands_are_pointed_to_version_3() {
             Some(4),
             "cluster may be unhealthy: failed to list members\n"
         )
+    );
+}
+
+#[test]
+fn shells_complete_commands_and_flags() {
+    let script = |shell: &str| run(&ours(), &[], &["completion", shell], b"");
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let script = script(shell);
+        assert_eq!(script.code, Some(0));
+        assert!(script.stdout.contains("make-mirror"), "{shell}");
+    }
+    let tcsh = script("tcsh");
+    assert_eq!(
+        (tcsh.code, tcsh.stderr.as_str()),
+        (
+            Some(1),
+            "Error: invalid argument \"tcsh\" for \"etcdctl completion\"\n"
+        )
+    );
+    // Bash itself, as it would ask at a prompt.
+    let complete = |typed: &[&str]| {
+        let words: Vec<String> = typed.iter().map(|w| format!("'{w}'")).collect();
+        let text = format!(
+            "{}\nCOMP_WORDS=({}); COMP_CWORD={}; _etcdctl; echo \"${{COMPREPLY[@]}}\"",
+            script("bash").stdout,
+            words.join(" "),
+            typed.len() - 1
+        );
+        let output = Command::new("bash").args(["-c", &text]).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(complete(&["etcdctl", "wat"]), "watch\n");
+    assert_eq!(complete(&["etcdctl", "user", "grant"]), "grant-role\n");
+    assert_eq!(
+        complete(&["etcdctl", "endpoint", "status", "--clu"]),
+        "--cluster\n"
+    );
+    assert_eq!(
+        complete(&["etcdctl", "get", "--print"]),
+        "--print-value-only\n"
     );
 }
