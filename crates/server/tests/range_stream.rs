@@ -96,7 +96,7 @@ async fn all_pieces_together_are_the_range() {
     let cluster = Cluster::builder().start().await;
     let client = cluster.client(0);
     // of very different sizes, some of them changed and some gone
-    let value = |n: usize| vec![b'v'; (n % 7) * 3 + usize::from(n % 97 == 0) * 40_000];
+    let value = |n: usize| vec![b'v'; (n % 7) * 3 + usize::from(n.is_multiple_of(97)) * 40_000];
     put_all(
         &client,
         (0..2_500).map(|n| put(format!("k/{n:05}"), value(n))),
