@@ -9,6 +9,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use ferrite_bolt::{Db, Options};
 use ferrite_mvcc::schema::{Bucket, BucketKey, CONSISTENT_INDEX};
@@ -104,10 +105,19 @@ pub fn kill_under_load(cluster: &Cluster, index: usize) {
     assert!(rest.is_empty(), "there is a snapshot: {rest:?}");
 }
 
-/// A log from its first entry on.
+/// A log from its first entry on. Its owner may be writing: what looks damaged is looked at again.
 fn log_of(data_dir: &Path) -> Vec<raftpb::Entry> {
-    let recovered = Wal::read(&data_dir.join("member/wal"), &walpb::Snapshot::default())
-        .unwrap_or_else(|error| panic!("the log in {}: {error}", data_dir.display()));
+    let read = || Wal::read(&data_dir.join("member/wal"), &walpb::Snapshot::default());
+    let mut recovered = read();
+    for _ in 0..5 {
+        if recovered.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        recovered = read();
+    }
+    let recovered =
+        recovered.unwrap_or_else(|error| panic!("the log in {}: {error}", data_dir.display()));
     assert_eq!(recovered.entries.first().map(|entry| entry.index), Some(1));
     recovered.entries
 }
