@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ferrite_auth::Store as AuthStore;
 use ferrite_lease::{Lessor, TTL_MAX_SECONDS};
 use ferrite_membership::{
     Change, Cluster, DowngradeInfo, V2Request, Version, bucket, decode_v2_request,
@@ -14,6 +15,7 @@ use ferrite_proto::raftpb::{ConfChange, ConfState, Entry, EntryType};
 use prost::Message;
 
 use crate::alarms::Alarms;
+use crate::auth::TokenChange;
 use crate::error::ApplyError;
 use crate::response::Response;
 
@@ -61,6 +63,8 @@ pub enum Effect {
     },
     /// A lease is gone, and its keys with it.
     LeaseRevoked(i64),
+    /// Tokens begin or end.
+    Tokens(TokenChange),
     /// A request that changes nothing here, for the log.
     Passed(String),
 }
@@ -91,16 +95,6 @@ pub enum StateError {
         /// What is wrong.
         reason: String,
     },
-    /// The entry holds a request of a kind this version does not know.
-    #[error(
-        "entry {index} of the log holds {what}, which this version of Ferrite cannot apply; run this member with etcd, or with a later Ferrite"
-    )]
-    Unsupported {
-        /// Index of the entry.
-        index: u64,
-        /// The request.
-        what: &'static str,
-    },
     /// The database file is damaged.
     #[error(transparent)]
     Damaged(#[from] ReadError),
@@ -109,11 +103,12 @@ pub enum StateError {
 /// The replicated state of one member.
 pub struct Applier {
     config: Config,
-    backend: Backend,
+    pub(crate) backend: Backend,
     store: Arc<Store>,
     cluster: Cluster,
     alarms: Alarms,
     lessor: Lessor,
+    pub(crate) auth: AuthStore,
     progress: Progress,
     /// What the entry being applied changed in the store.
     changes: Changes,
@@ -133,6 +128,8 @@ impl Applier {
         progress: Progress,
     ) -> Result<Self, ReadError> {
         let alarms = Alarms::load(&backend)?;
+        let mut auth = AuthStore::load(&backend)?;
+        auth.initialize(&backend);
         Ok(Applier {
             config,
             backend,
@@ -140,13 +137,14 @@ impl Applier {
             cluster,
             alarms,
             lessor,
+            auth,
             progress,
             changes: Changes::default(),
         })
     }
 
     /// After a raft snapshot: everything anew from the database file that came with it. Readers see
-    /// the old state or the new one, never a mixture.
+    /// the old state or the new one, never a mixture. Returns what else to do, in order.
     ///
     /// # Errors
     /// A damaged database file; the state is then as it was.
@@ -155,10 +153,11 @@ impl Applier {
         file: Arc<dyn FileView>,
         cluster: Cluster,
         progress: Progress,
-    ) -> Result<(), ReadError> {
+    ) -> Result<Vec<Effect>, ReadError> {
         let incoming = Backend::new(Arc::clone(&file));
         let mut lessor = Lessor::load(&incoming, self.config.lease_ttl_min_seconds)?;
         let alarms = Alarms::load(&incoming)?;
+        let auth = AuthStore::load(&incoming)?;
         self.store
             .install(file, &mut lessor)
             .map_err(|error| ReadError(error.to_string()))?;
@@ -166,7 +165,7 @@ impl Applier {
         self.lessor.replace(lessor);
         self.cluster = cluster;
         self.progress = progress;
-        Ok(())
+        Ok(self.replace_auth(&auth))
     }
 
     /// The multi-version store.
@@ -192,6 +191,11 @@ impl Applier {
     /// The leases.
     pub fn lessor(&self) -> &Lessor {
         &self.lessor
+    }
+
+    /// Users and roles.
+    pub fn auth(&self) -> &AuthStore {
+        &self.auth
     }
 
     /// How far the state is.
@@ -380,61 +384,73 @@ impl Applier {
         let corrupt = self.alarms.is_raised(AlarmType::Corrupt);
         let capped = self.alarms.is_raised(AlarmType::Nospace);
         let mut effects = Vec::new();
-        let outcome = if let Some(put) = request.put {
+        // The order of refusals is etcd's: corrupt, no space, permission, and only then the request's own.
+        let outcome = if let Some(put) = &request.put {
             if corrupt {
                 Err(ApplyError::Corrupt)
             } else if capped {
                 Err(ApplyError::NoSpace)
             } else {
-                let fits = self.fits(kv::put_cost(&put));
-                self.put(&put)
+                let fits = self.fits(kv::put_cost(put));
+                self.permit_with_leases(&request, |may| may.put(put))
+                    .and_then(|()| self.put(put))
                     .and_then(|response| within_quota(fits, response, &mut effects))
             }
-        } else if let Some(txn) = request.txn {
-            let cost = kv::txn_cost(&txn);
+        } else if let Some(txn) = &request.txn {
+            let cost = kv::txn_cost(txn);
             if corrupt {
                 Err(ApplyError::Corrupt)
             } else if capped && cost > 0 {
                 Err(ApplyError::NoSpace)
             } else {
                 let fits = self.fits(cost);
-                self.txn(&txn, skip_ranges)
+                self.permit_with_leases(&request, |may| may.txn(txn))
+                    .and_then(|()| self.txn(txn, skip_ranges))
                     .and_then(|response| within_quota(fits, response, &mut effects))
             }
-        } else if let Some(grant) = request.lease_grant {
+        } else if let Some(grant) = &request.lease_grant {
             if corrupt {
                 Err(ApplyError::Corrupt)
             } else if capped {
                 Err(ApplyError::NoSpace)
             } else {
                 let fits = self.fits(kv::LEASE_GRANT_COST);
-                self.grant(&grant, &mut effects)
+                self.grant(grant, &mut effects)
                     .and_then(|response| within_quota(fits, response, &mut effects))
             }
-        } else if let Some(delete) = request.delete_range {
+        } else if let Some(delete) = &request.delete_range {
             self.unless_corrupt(corrupt, |state| {
+                state.permit_with_leases(&request, |may| may.delete_range(delete))?;
                 let (response, changes) =
-                    kv::apply_delete_range(&state.store, &delete, &mut state.lessor)?;
+                    kv::apply_delete_range(&state.store, delete, &mut state.lessor)?;
                 state.changes = changes;
                 Ok(Response::DeleteRange(response))
             })
-        } else if let Some(range) = request.range {
+        } else if let Some(range) = &request.range {
             self.unless_corrupt(corrupt, |state| {
-                Ok(Response::Range(kv::range(&state.store, &range)?))
+                state.permit(&request, |auth, who| {
+                    auth.is_range_permitted(who, &range.key, &range.range_end)
+                })?;
+                Ok(Response::Range(kv::range(&state.store, range)?))
             })
-        } else if let Some(compaction) = request.compaction {
+        } else if let Some(compaction) = &request.compaction {
             self.unless_corrupt(corrupt, |state| {
                 Ok(Response::Compaction(
-                    kv::compact(&state.store, &compaction)?,
+                    kv::compact(&state.store, compaction)?,
                     compaction.physical,
                 ))
             })
-        } else if let Some(revoke) = request.lease_revoke {
-            self.unless_corrupt(corrupt, |state| state.revoke(revoke.id, &mut effects))
+        } else if let Some(revoke) = &request.lease_revoke {
+            self.unless_corrupt(corrupt, |state| {
+                state.permit_with_leases(&request, |may| may.lease(revoke.id))?;
+                state.revoke(revoke.id, &mut effects)
+            })
+        } else if let Some(outcome) = self.auth_request(&request, index, &mut effects) {
+            outcome
         } else {
-            return Err(StateError::Unsupported {
+            return Err(StateError::BadEntry {
                 index,
-                what: unsupported(&request),
+                reason: "it holds no request that this version knows".to_owned(),
             });
         };
         if let Err(ApplyError::Request(RequestError::Damaged(reason))) = &outcome {
@@ -703,18 +719,6 @@ fn has_content(request: &InternalRaftRequest) -> bool {
         ..InternalRaftRequest::default()
     };
     envelope != *request
-}
-
-fn unsupported(request: &InternalRaftRequest) -> &'static str {
-    if request.auth_enable.is_some() {
-        "a request to enable authentication"
-    } else if request.auth_disable.is_some() {
-        "a request to disable authentication"
-    } else if request.authenticate.is_some() {
-        "an authentication request"
-    } else {
-        "a user or role request"
-    }
 }
 
 /// ConfState in the JSON that etcd keeps in the `meta` bucket.

@@ -23,6 +23,9 @@ pub enum ApplyError {
     /// The time-to-live is beyond what etcd allows.
     #[error("too large lease TTL")]
     LeaseTtlTooLarge,
+    /// Users and roles refused it.
+    #[error(transparent)]
+    Auth(#[from] ferrite_auth::Error),
     /// The membership change breaks a rule.
     #[error(transparent)]
     Membership(#[from] ferrite_membership::Error),

@@ -8,11 +8,14 @@
 
 mod alarms;
 mod applier;
+mod auth;
 mod error;
 mod response;
 
 pub use alarms::{Alarms, MemberAlarm};
 pub use applier::{Applied, Applier, Config, Effect, Progress, StateError};
+pub use auth::TokenChange;
 pub use error::ApplyError;
+pub use ferrite_auth::{Answer as AuthAnswer, ROOT, View as AuthView};
 pub use ferrite_lease::{Lessor, View as LeaseView};
 pub use response::Response;

@@ -1,5 +1,6 @@
 //! What applying a request answers.
 
+use ferrite_auth::Answer;
 use ferrite_proto::etcdserverpb as pb;
 
 /// The answer to one applied request. Headers carry at most the revision: whoever serves the client
@@ -24,6 +25,13 @@ pub enum Response {
     LeaseCheckpoint(pb::LeaseCheckpointResponse),
     /// To an alarm request.
     Alarm(pb::AlarmResponse),
+    /// To a request about users, roles or authentication.
+    Auth {
+        /// The store's revision.
+        revision: i64,
+        /// What was asked for.
+        answer: Answer,
+    },
     /// To a membership change: the members after it.
     Members(Vec<pb::Member>),
     /// To a request that changes the cluster's own attributes.

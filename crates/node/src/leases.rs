@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferrite_apply::{ApplyError, LeaseView};
+use ferrite_apply::{ApplyError, LeaseView, ROOT};
 use ferrite_lease::{Expiry, Renewal};
 use ferrite_peer::{FetchError, HttpClient, HttpReply, PlainConnector};
 use ferrite_proto::etcdserverpb::{
@@ -326,12 +326,22 @@ impl Node {
         &self.0.leases
     }
 
-    /// Puts a request into the log, if this member leads in this term when the request gets there.
+    /// Puts a request into the log, if this member leads in this term when the request gets there. With
+    /// authentication on it goes as root's: members of both kinds ask who wants a lease revoked.
     async fn propose_in_term(&self, term: u64, mut request: InternalRaftRequest) -> Answer {
         let id = self.next_id();
-        request.header = Some(RequestHeader {
-            id,
-            ..RequestHeader::default()
+        let auth = self.auth().state();
+        request.header = Some(if auth.enabled() {
+            RequestHeader {
+                id,
+                username: ROOT.to_owned(),
+                auth_revision: auth.revision(),
+            }
+        } else {
+            RequestHeader {
+                id,
+                ..RequestHeader::default()
+            }
         });
         let proposal = Proposal {
             id,
@@ -355,7 +365,10 @@ impl Node {
     }
 
     /// Waits until what is committed now is applied here.
-    async fn wait_applied(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::AppliedIndexTimeout`], [`Error::Stopped`].
+    pub async fn wait_applied(&self) -> Result<(), Error> {
         let (sender, receiver) = crate::port::Reply::channel();
         if self
             .0

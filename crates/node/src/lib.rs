@@ -20,6 +20,7 @@ pub mod stage;
 mod status;
 pub mod tasks;
 pub mod threads;
+pub mod tokens;
 pub mod wait;
 pub mod watch_hub;
 
@@ -29,7 +30,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use ferrite_apply::Response;
+use ferrite_apply::{AuthView, Response};
 use ferrite_mvcc::Store;
 use ferrite_peer::Transport;
 use ferrite_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
@@ -57,6 +58,7 @@ use threads::apply::{ApplyThread, Command as ApplyCommand};
 use threads::commit::{Command as CommitCommand, CommitThread};
 use threads::raft::RaftThread;
 use threads::wal::{Command as WalCommand, LogThread, SyncWatch};
+use tokens::Tokens;
 use wait::{AppliedIndex, Waiters};
 use watch_hub::WatchHub;
 
@@ -115,6 +117,8 @@ struct Inner {
     transport: Transport,
     engine: Arc<Mutex<Engine>>,
     leases: Arc<Leases>,
+    auth: AuthView,
+    tokens: Arc<Tokens>,
     watch: SyncWatch,
     hub: WatchHub,
     threads: Mutex<Option<Threads>>,
@@ -155,6 +159,8 @@ impl Node {
             config.election_timeout(),
             now,
         ));
+        let auth = recovered.applier.auth().view().clone();
+        let tokens = Arc::new(Tokens::new(config.token_ttl));
         let remotes = recovered.remotes.clone();
         let transfers = Arc::new(Transfers::default());
         let watch = SyncWatch::new(now);
@@ -218,6 +224,7 @@ impl Node {
             applied: Arc::clone(&applied),
             published: Arc::clone(&published),
             leases: Arc::clone(&leases),
+            tokens: Arc::clone(&tokens),
             transport: transport.clone(),
             events,
             member_id,
@@ -257,6 +264,8 @@ impl Node {
             transport,
             engine,
             leases,
+            auth,
+            tokens,
             watch,
             hub,
             threads: Mutex::new(Some(threads)),
@@ -295,6 +304,16 @@ impl Node {
         &self.0.hub
     }
 
+    /// Users, roles and what they permit.
+    pub fn auth(&self) -> &AuthView {
+        &self.0.auth
+    }
+
+    /// The simple tokens given out.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
     /// Leader, term, indexes.
     pub fn status(&self) -> &Status {
         &self.0.status
@@ -330,7 +349,8 @@ impl Node {
         self.0.ids.next()
     }
 
-    fn overloaded(&self) -> bool {
+    /// Whether so much is committed and not applied yet that proposals are refused.
+    pub fn overloaded(&self) -> bool {
         self.0
             .status
             .committed()

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use ferrite_apply::{Alarms, Applied, Applier, ApplyError, Effect, Progress, Response};
+use ferrite_apply::{
+    Alarms, Applied, Applier, ApplyError, Effect, Progress, Response, TokenChange,
+};
 use ferrite_membership::{Change, Cluster, Version};
 use ferrite_mvcc::CompactionProgress;
 use ferrite_proto::raftpb::Snapshot;
@@ -73,6 +75,8 @@ pub struct Effects<R> {
     pub progress: Option<Progress>,
     /// For the judgement of lease deadlines, in order.
     pub leases: Vec<LeaseChange>,
+    /// Tokens that begin or end, in order; before anybody is answered.
+    pub tokens: Vec<TokenChange>,
     /// Clients to answer, by request id.
     pub answers: Vec<(u64, Answer)>,
     /// For the rest of the server.
@@ -96,6 +100,7 @@ impl<R> Default for Effects<R> {
             replace_peers: false,
             progress: None,
             leases: Vec::new(),
+            tokens: Vec::new(),
             answers: Vec::new(),
             events: Vec::new(),
             watch: Vec::new(),
@@ -383,6 +388,7 @@ impl ApplyStage {
                         .push(LeaseChange::Granted { id, ttl_seconds });
                 }
                 Effect::LeaseRevoked(id) => effects.leases.push(LeaseChange::Revoked(id)),
+                Effect::Tokens(change) => effects.tokens.push(change),
                 Effect::Passed(what) => {
                     tracing::warn!(request = what, "passed over a request of the version-2 API")
                 }
@@ -540,9 +546,15 @@ impl ApplyStage {
             max_learners: before.max_learners,
             ..found.cluster(before.id)
         };
-        self.applier
+        let changed = self
+            .applier
             .install(view, cluster, progress)
             .map_err(|error| error.to_string())?;
+        for effect in changed {
+            if let Effect::Tokens(change) = effect {
+                effects.tokens.push(change);
+            }
+        }
         self.waiting = Waiting::Free;
         self.committing = false;
         self.freeze_at = None;

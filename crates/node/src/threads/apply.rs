@@ -14,6 +14,7 @@ use crate::port::Post;
 use crate::queue::{Queue, Wait};
 use crate::stage::apply::{ApplyStage, Effects};
 use crate::stage::raft::Input;
+use crate::tokens::Tokens;
 use crate::wait::{AppliedIndex, Waiters};
 use crate::watch_hub::WatchHub;
 use crate::{Answer, Event, Published, ReadWaiter};
@@ -38,6 +39,8 @@ pub struct ApplyThread {
     pub published: Arc<Published>,
     /// Judges how long leases live.
     pub leases: Arc<Leases>,
+    /// Simple tokens.
+    pub tokens: Arc<Tokens>,
     /// Watchers of what changes.
     pub hub: WatchHub,
     /// Told of members that come and go.
@@ -110,6 +113,9 @@ impl ApplyThread {
         }
         if !effects.leases.is_empty() {
             self.leases.follow(&effects.leases, Instant::now());
+        }
+        if !effects.tokens.is_empty() {
+            self.tokens.follow(effects.tokens, Instant::now());
         }
         let mut post = Post::default();
         self.waiters.answer_all(&mut post, effects.answers);
