@@ -106,7 +106,12 @@ mod tests {
         tokens.follow(vec![assigned("u", "abc")], start);
         let almost = start + TTL - Duration::from_millis(1);
         assert_eq!(tokens.user_of("abc", 7, almost).as_deref(), Some("u"));
-        assert_eq!(tokens.user_of("abc", 6, almost + Duration::from_secs(1)).as_deref(), Some("u"));
+        assert_eq!(
+            tokens
+                .user_of("abc", 6, almost + Duration::from_secs(1))
+                .as_deref(),
+            Some("u")
+        );
         assert_eq!(tokens.user_of("abc", 9, almost), None, "another index");
         assert_eq!(tokens.user_of("abd", 7, almost), None);
         let over = almost + Duration::from_secs(1) + TTL;
@@ -120,7 +125,10 @@ mod tests {
     fn tokens_end_with_their_user_and_with_authentication() {
         let now = Instant::now();
         let tokens = Tokens::new(TTL);
-        tokens.follow(vec![assigned("u", "a"), assigned("v", "b"), assigned("w", "")], now);
+        tokens.follow(
+            vec![assigned("u", "a"), assigned("v", "b"), assigned("w", "")],
+            now,
+        );
         tokens.follow(vec![TokenChange::DroppedUser("u".into())], now);
         assert_eq!(tokens.user_of("a", 7, now), None);
         assert_eq!(tokens.user_of("b", 7, now).as_deref(), Some("v"));

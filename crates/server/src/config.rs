@@ -2,10 +2,13 @@
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ferrite_auth::password;
 use ferrite_node::Config as NodeConfig;
 
+use crate::auth::{Gate, Tokens};
 use crate::flags::{Url, Values};
 use crate::log::{Format, Output, Severity};
 use crate::memory;
@@ -19,6 +22,8 @@ const QUOTA_ADVISED_BYTES: u64 = 8 << 30;
 const PEER_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 /// What `--watch-progress-notify-interval=0` means.
 const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(600);
+/// What `--auth-token-ttl=0` means.
+const TOKEN_TTL_SECONDS: u64 = 300;
 /// Longest election timeout.
 const ELECTION_MAX_MS: u64 = 50_000;
 
@@ -34,6 +39,8 @@ pub struct Config {
     pub warn_unary: Duration,
     /// Silence after which watchers that ask for it are told how far they are.
     pub watch_progress_interval: Duration,
+    /// Recognises callers.
+    pub gate: Arc<Gate>,
     /// Things worth a line in the log.
     pub warnings: Vec<String>,
 }
@@ -193,6 +200,22 @@ pub fn read(values: &Values) -> Result<Config, String> {
     // day the data folder is lost.
     ferrite_membership::parse_initial_cluster(&initial_cluster)
         .map_err(|error| format!("error setting up initial cluster: {error}"))?;
+    let tokens = Tokens::from_flag(values.text("auth-token"))?;
+    match &tokens {
+        Tokens::Simple => warnings.push("simple token is not cryptographically signed".into()),
+        Tokens::Jwt(jwt) if !jwt.unknown_options().is_empty() => warnings.push(format!(
+            "unknown JWT options: {}",
+            jwt.unknown_options().join(", ")
+        )),
+        Tokens::Jwt(_) | Tokens::Off => {}
+    }
+    let bcrypt_cost = match u32::try_from(values.unsigned("bcrypt-cost")) {
+        Ok(cost) if (password::COST_MIN..=password::COST_MAX).contains(&cost) => cost,
+        _ => {
+            warnings.push("use default bcrypt cost instead of the invalid given cost".into());
+            password::COST_DEFAULT
+        }
+    };
     let size = |name: &str| usize::try_from(values.unsigned(name)).unwrap_or(usize::MAX);
     let node = NodeConfig {
         data_dir: PathBuf::from(data_dir),
@@ -227,6 +250,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         },
         peer_read_timeout: values.duration("raft-read-timeout").max(PEER_TIMEOUT_MIN),
         peer_write_timeout: values.duration("raft-write-timeout").max(PEER_TIMEOUT_MIN),
+        token_ttl: Duration::from_secs(or("auth-token-ttl", TOKEN_TTL_SECONDS)),
         warn_apply: values.duration("warning-apply-duration"),
         name,
     };
@@ -236,6 +260,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         listen_client,
         warn_unary: values.duration("warning-unary-request-duration"),
         watch_progress_interval,
+        gate: Arc::new(Gate::new(tokens, bcrypt_cost)),
         warnings,
     })
 }

@@ -1,9 +1,12 @@
 //! The one table from our errors to what a client sees: gRPC code and text, byte for byte etcd's.
 
 use ferrite_apply::ApplyError;
+use ferrite_auth::Error as AuthError;
 use ferrite_mvcc::RequestError;
 use ferrite_node::Error;
 use tonic::{Code, Status};
+
+use crate::auth::GateError;
 
 /// No leader is known (for calls that require one).
 pub fn no_leader() -> Status {
@@ -116,9 +119,67 @@ fn apply(error: &ApplyError) -> Status {
         ApplyError::LeaseNotFound => Code::NotFound,
         ApplyError::LeaseExists => Code::FailedPrecondition,
         ApplyError::LeaseTtlTooLarge => Code::OutOfRange,
+        ApplyError::Auth(error) => return auth(*error),
         ApplyError::Membership(error) => return membership(error),
     };
     Status::new(code, format!("etcdserver: {error}"))
+}
+
+/// What users and roles do not allow.
+pub fn auth(error: AuthError) -> Status {
+    use AuthError as E;
+    let code = match error {
+        E::UserEmpty
+        | E::RoleEmpty
+        | E::AuthFailed
+        | E::PermissionNotGiven
+        | E::InvalidManagement
+        | E::OldRevision => Code::InvalidArgument,
+        E::RootUserNotExist
+        | E::RootRoleNotExist
+        | E::UserAlreadyExist
+        | E::UserNotFound
+        | E::RoleAlreadyExist
+        | E::RoleNotFound
+        | E::RoleNotGranted
+        | E::PermissionNotGranted
+        | E::NotEnabled => Code::FailedPrecondition,
+        E::PermissionDenied => Code::PermissionDenied,
+        E::InvalidToken => Code::Unauthenticated,
+        E::NoPasswordUser => return Status::new(Code::Unknown, error.to_string()),
+    };
+    Status::new(code, format!("etcdserver: {error}"))
+}
+
+/// A caller who is not let in, a password that cannot be hashed, a token that cannot be signed.
+pub fn gate(error: &GateError) -> Status {
+    match error {
+        GateError::Node(error) => status(error),
+        GateError::TooLong(_) | GateError::Token(_) | GateError::Random(_) => {
+            Status::new(Code::Unknown, error.to_string())
+        }
+    }
+}
+
+/// Whether a password was refused only because nobody needs one.
+pub fn is_not_enabled(error: &GateError) -> bool {
+    matches!(
+        error,
+        GateError::Node(Error::Apply(ApplyError::Auth(AuthError::NotEnabled)))
+    )
+}
+
+/// Why a watcher is refused, in the words of Go's status; whatever else is wrong is a lack of permission.
+pub fn watch_refusal(error: &Status) -> String {
+    let (code, known) = match error.code() {
+        Code::Unauthenticated => ("Unauthenticated", AuthError::InvalidToken),
+        Code::InvalidArgument if error.message() == auth(AuthError::OldRevision).message() => {
+            ("InvalidArgument", AuthError::OldRevision)
+        }
+        Code::InvalidArgument => ("InvalidArgument", AuthError::UserEmpty),
+        _ => ("PermissionDenied", AuthError::PermissionDenied),
+    };
+    format!("rpc error: code = {code} desc = {}", auth(known).message())
 }
 
 /// A membership change that was refused.
@@ -181,6 +242,32 @@ mod tests {
     fn check(error: Error, code: Code, text: &str) {
         let status = status(&error);
         assert_eq!((status.code(), status.message()), (code, text));
+    }
+
+    #[test]
+    fn a_watch_is_refused_in_the_words_of_gos_status() {
+        for (error, text) in [
+            (
+                AuthError::InvalidToken,
+                "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token",
+            ),
+            (
+                AuthError::OldRevision,
+                "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old",
+            ),
+            (
+                AuthError::UserEmpty,
+                "rpc error: code = InvalidArgument desc = etcdserver: user name is empty",
+            ),
+            (
+                AuthError::PermissionDenied,
+                "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+            ),
+        ] {
+            assert_eq!(watch_refusal(&auth(error)), text);
+        }
+        let other = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+        assert_eq!(watch_refusal(&no_leader()), other);
     }
 
     #[test]
@@ -256,6 +343,93 @@ mod tests {
             Error::TooManyRequests,
             Unknown,
             "etcdserver: too many requests",
+        );
+        let auth = |error: AuthError| Error::Apply(ApplyError::Auth(error));
+        for (error, code, text) in [
+            (
+                AuthError::RootUserNotExist,
+                FailedPrecondition,
+                "root user does not exist",
+            ),
+            (
+                AuthError::RootRoleNotExist,
+                FailedPrecondition,
+                "root user does not have root role",
+            ),
+            (
+                AuthError::UserAlreadyExist,
+                FailedPrecondition,
+                "user name already exists",
+            ),
+            (AuthError::UserEmpty, InvalidArgument, "user name is empty"),
+            (
+                AuthError::UserNotFound,
+                FailedPrecondition,
+                "user name not found",
+            ),
+            (
+                AuthError::RoleAlreadyExist,
+                FailedPrecondition,
+                "role name already exists",
+            ),
+            (
+                AuthError::RoleNotFound,
+                FailedPrecondition,
+                "role name not found",
+            ),
+            (AuthError::RoleEmpty, InvalidArgument, "role name is empty"),
+            (
+                AuthError::AuthFailed,
+                InvalidArgument,
+                "authentication failed, invalid user ID or password",
+            ),
+            (
+                AuthError::PermissionNotGiven,
+                InvalidArgument,
+                "permission not given",
+            ),
+            (
+                AuthError::PermissionDenied,
+                PermissionDenied,
+                "permission denied",
+            ),
+            (
+                AuthError::RoleNotGranted,
+                FailedPrecondition,
+                "role is not granted to the user",
+            ),
+            (
+                AuthError::PermissionNotGranted,
+                FailedPrecondition,
+                "permission is not granted to the role",
+            ),
+            (
+                AuthError::NotEnabled,
+                FailedPrecondition,
+                "authentication is not enabled",
+            ),
+            (
+                AuthError::InvalidToken,
+                Unauthenticated,
+                "invalid auth token",
+            ),
+            (
+                AuthError::InvalidManagement,
+                InvalidArgument,
+                "invalid auth management",
+            ),
+            (
+                AuthError::OldRevision,
+                InvalidArgument,
+                "revision of auth store is old",
+            ),
+        ] {
+            check(auth(error), code, &format!("etcdserver: {text}"));
+        }
+        check(
+            auth(AuthError::NoPasswordUser),
+            Unknown,
+            "auth: authentication failed, password was given for no password user",
         );
         check(Error::Timeout, Unavailable, "etcdserver: request timed out");
         check(

@@ -59,6 +59,7 @@ const fn flag(
 
 const MEMBER: &str = "Member";
 const CLUSTERING: &str = "Clustering";
+const AUTH: &str = "Auth";
 const LOGGING: &str = "Logging";
 const UNSAFE: &str = "Unsafe feature";
 
@@ -280,6 +281,27 @@ pub const FLAGS: &[Flag] = &[
         "1",
         CLUSTERING,
         "Learners allowed in the cluster.",
+    ),
+    flag(
+        "auth-token",
+        Kind::Text,
+        "simple",
+        AUTH,
+        "Kind of authentication tokens: simple, or jwt with its options, separated by commas.",
+    ),
+    flag(
+        "bcrypt-cost",
+        Kind::Unsigned,
+        "10",
+        AUTH,
+        "Cost of a password's hash: 4 to 31, each step doubles it.",
+    ),
+    flag(
+        "auth-token-ttl",
+        Kind::Unsigned,
+        "300",
+        AUTH,
+        "Seconds a simple token lives without being used.",
     ),
     flag(
         "logger",

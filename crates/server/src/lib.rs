@@ -1,5 +1,6 @@
 //! The server: flags, logs, listeners, services around one [`ferrite_node::Node`].
 
+pub mod auth;
 pub mod config;
 pub mod errors;
 pub mod flags;

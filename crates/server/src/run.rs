@@ -218,6 +218,7 @@ async fn publish_and_serve(
         listeners,
         &Context {
             node: node.clone(),
+            gate: Arc::clone(&config.gate),
             progress_interval: config.watch_progress_interval,
             warn_unary: config.warn_unary,
         },

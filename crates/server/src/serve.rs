@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ::http::{HeaderValue, Request, Response, Version};
 use bytes::Bytes;
+use ferrite_proto::etcdserverpb::auth_server::AuthServer;
 use ferrite_proto::etcdserverpb::cluster_server::ClusterServer;
 use ferrite_proto::etcdserverpb::kv_server::KvServer;
 use ferrite_proto::etcdserverpb::lease_server::LeaseServer;
@@ -30,6 +31,7 @@ use tower_service::Service;
 
 use crate::http;
 use crate::service::Context;
+use crate::service::auth::AuthService;
 use crate::service::cluster::ClusterService;
 use crate::service::election::ElectionService;
 use crate::service::health::HealthService;
@@ -69,6 +71,7 @@ struct Services {
     watch: WatchServer<WatchService>,
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
+    auth: AuthServer<AuthService>,
     health: HealthServer<HealthService>,
     lock: LockServer<LockService>,
     election: ElectionServer<ElectionService>,
@@ -89,6 +92,8 @@ impl Services {
             cluster: ClusterServer::new(ClusterService(context.clone()))
                 .max_decoding_message_size(receive_max),
             maintenance: MaintenanceServer::new(MaintenanceService(context.clone()))
+                .max_decoding_message_size(receive_max),
+            auth: AuthServer::new(AuthService(context.clone()))
                 .max_decoding_message_size(receive_max),
             health: HealthServer::new(HealthService(context.clone())),
             lock: LockServer::new(LockService(context.clone()))
@@ -117,6 +122,7 @@ impl Services {
             Some("etcdserverpb.Watch") => self.watch.call(request).await?,
             Some("etcdserverpb.Cluster") => self.cluster.call(request).await?,
             Some("etcdserverpb.Maintenance") => self.maintenance.call(request).await?,
+            Some("etcdserverpb.Auth") => self.auth.call(request).await?,
             Some("grpc.health.v1.Health") => self.health.call(request).await?,
             Some("v3lockpb.Lock") => self.lock.call(request).await?,
             Some("v3electionpb.Election") => self.election.call(request).await?,

@@ -15,6 +15,7 @@ use ferrite_proto::etcdserverpb::{
 use tonic::{Request, Response, Status};
 
 use super::Context;
+use crate::auth::Caller;
 use crate::errors;
 use crate::flags::parse_urls;
 
@@ -102,8 +103,10 @@ impl Cluster for ClusterService {
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let peer_urls = peer_urls(&request.peer_urls)?;
+        self.0.require_admin(&caller).await?;
         let id = member_id(&peer_urls, "", Some(unix_seconds()));
         let member = ClusterMember {
             id,
@@ -130,6 +133,7 @@ impl Cluster for ClusterService {
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        self.0.require_admin(&Caller::of(&request)).await?;
         let members = self
             .0
             .node
@@ -147,6 +151,7 @@ impl Cluster for ClusterService {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        self.0.require_admin(&Caller::of(&request)).await?;
         let request = request.into_inner();
         let members = self
             .0

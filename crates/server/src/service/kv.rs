@@ -1,6 +1,7 @@
 //! `etcdserverpb.KV`.
 
 use ferrite_apply::Response as Applied;
+use ferrite_auth::Checker;
 use ferrite_mvcc::kv;
 use ferrite_proto::etcdserverpb::kv_server::Kv;
 use ferrite_proto::etcdserverpb::response_op::Response as OpResponse;
@@ -13,6 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::range_stream::{LeaderLost, Pieces};
 use super::{Context, leader_lost, mismatched, wants_leader};
+use crate::auth::Caller;
 use crate::errors;
 
 /// The service.
@@ -20,15 +22,6 @@ use crate::errors;
 pub struct KvService(pub Context);
 
 impl KvService {
-    fn propose(
-        &self,
-        request: InternalRaftRequest,
-    ) -> impl Future<Output = Result<Applied, Status>> + Send {
-        // Begun here, so that the call does not keep the request, which is a large struct.
-        let answer = self.0.node.propose(request);
-        async move { answer.await.map_err(|error| errors::status(&error)) }
-    }
-
     async fn linearizable(&self) -> Result<(), Status> {
         self.0
             .node
@@ -47,13 +40,21 @@ impl Kv for KvService {
         self.0.capable()?;
         self.0
             .admit(request.metadata(), request.get_ref().serializable)?;
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         kv::check_range(&request).map_err(|error| errors::request(&error))?;
         if !request.serializable {
             self.linearizable().await?;
         }
-        let mut response =
-            kv::range(self.0.node.store(), &request).map_err(|error| errors::request(&error))?;
+        let right = self
+            .0
+            .may_read(&caller, |state, who| {
+                state.is_range_permitted(who, &request.key, &request.range_end)
+            })
+            .await?;
+        let found = kv::range(self.0.node.store(), &request);
+        right.still_holds(&self.0)?;
+        let mut response = found.map_err(|error| errors::request(&error))?;
         response.header = self.0.complete(response.header);
         Ok(Response::new(response))
     }
@@ -70,14 +71,22 @@ impl Kv for KvService {
             let node = self.0.node.clone();
             Box::pin(async move { leader_lost(&node).await }) as LeaderLost
         });
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         kv::check_range_stream(&request).map_err(|error| errors::request(&error))?;
         if !request.serializable {
             self.linearizable().await?;
         }
+        let right = self
+            .0
+            .may_read(&caller, |state, who| {
+                state.is_range_permitted(who, &request.key, &request.range_end)
+            })
+            .await?;
         Ok(Response::new(Pieces::new(
             self.0.clone(),
             request,
+            right,
             leader_lost,
         )))
     }
@@ -85,15 +94,15 @@ impl Kv for KvService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         self.0.room(kv::put_cost(&request))?;
         kv::check_put(&request).map_err(|error| errors::request(&error))?;
-        let applied = self
-            .propose(InternalRaftRequest {
-                put: Some(request),
-                ..InternalRaftRequest::default()
-            })
-            .await?;
+        let request = InternalRaftRequest {
+            put: Some(request),
+            ..InternalRaftRequest::default()
+        };
+        let applied = self.0.propose(&caller, request).await?;
         let Applied::Put(mut response) = applied else {
             return Err(mismatched());
         };
@@ -107,14 +116,14 @@ impl Kv for KvService {
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         kv::check_delete(&request).map_err(|error| errors::request(&error))?;
-        let applied = self
-            .propose(InternalRaftRequest {
-                delete_range: Some(request),
-                ..InternalRaftRequest::default()
-            })
-            .await?;
+        let request = InternalRaftRequest {
+            delete_range: Some(request),
+            ..InternalRaftRequest::default()
+        };
+        let applied = self.0.propose(&caller, request).await?;
         let Applied::DeleteRange(mut response) = applied else {
             return Err(mismatched());
         };
@@ -125,6 +134,7 @@ impl Kv for KvService {
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         self.0.room(kv::txn_cost(&request))?;
         kv::check_txn(&request, self.0.node.config().max_txn_ops)
@@ -133,15 +143,21 @@ impl Kv for KvService {
             if !kv::is_txn_serializable(&request) {
                 self.linearizable().await?;
             }
-            kv::range_txn(self.0.node.store(), &request).map_err(|error| errors::request(&error))?
-        } else {
-            let applied = self
-                .propose(InternalRaftRequest {
-                    txn: Some(request),
-                    ..InternalRaftRequest::default()
+            let right = self
+                .0
+                .may_read(&caller, |state, who| {
+                    Checker::new(state, who, |_| None).txn(&request)
                 })
                 .await?;
-            match applied {
+            let found = kv::range_txn(self.0.node.store(), &request);
+            right.still_holds(&self.0)?;
+            found.map_err(|error| errors::request(&error))?
+        } else {
+            let request = InternalRaftRequest {
+                txn: Some(request),
+                ..InternalRaftRequest::default()
+            };
+            match self.0.propose(&caller, request).await? {
                 Applied::Txn(response) => response,
                 _ => return Err(mismatched()),
             }
@@ -160,12 +176,13 @@ impl Kv for KvService {
     ) -> Result<Response<CompactionResponse>, Status> {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
-        let applied = self
-            .propose(InternalRaftRequest {
-                compaction: Some(request.into_inner()),
-                ..InternalRaftRequest::default()
-            })
-            .await?;
+        let caller = Caller::of(&request);
+        self.0.require_admin(&caller).await?;
+        let request = InternalRaftRequest {
+            compaction: Some(request.into_inner()),
+            ..InternalRaftRequest::default()
+        };
+        let applied = self.0.propose(&caller, request).await?;
         let Applied::Compaction(mut response, _) = applied else {
             return Err(mismatched());
         };

@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::access::LeaseChecker;
 use super::{Context, leader_lost, mismatched, wants_leader};
+use crate::auth::Caller;
 use crate::errors;
 
 /// The service.
@@ -21,9 +23,25 @@ use crate::errors;
 pub struct LeaseService(pub Context);
 
 impl LeaseService {
-    async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    /// Judged on this member, whoever leads: renewals that are forwarded name nobody.
+    async fn may_renew(&self, caller: &Caller, id: i64) -> Result<(), Status> {
+        let node = &self.0.node;
+        if !node.auth().enabled() {
+            return Ok(());
+        }
+        if node.leases().keys(id).is_none() {
+            // It may be granted and not applied yet, keys on it included.
+            let applied = node.wait_applied().await;
+            applied.map_err(|error| errors::status(&error))?;
+        }
+        let judged = self.0.may_use_leases(caller, |may| may.lease(id));
+        judged.await?.still_holds(&self.0)
+    }
+
+    async fn keep_alive(&self, caller: &Caller, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
         // The header comes first: its revision is one at which the lease still lived.
         let header = Some(self.0.header_now());
+        self.may_renew(caller, id).await?;
         let ttl = match self.0.node.renew_lease(id).await {
             Ok(ttl) => ttl,
             Err(Error::Apply(ApplyError::LeaseNotFound)) => 0,
@@ -42,20 +60,18 @@ impl Lease for LeaseService {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
         self.0.room(LEASE_GRANT_COST)?;
+        let caller = Caller::of(&request);
+        self.0.require_user(&caller).await?;
         let mut request = request.into_inner();
         while request.id == 0 {
             // Only positive numbers are chosen; a client may choose any other.
             request.id = (self.0.node.next_id() & (u64::MAX >> 1)).cast_signed();
         }
-        let applied = self
-            .0
-            .node
-            .propose(InternalRaftRequest {
-                lease_grant: Some(request),
-                ..InternalRaftRequest::default()
-            })
-            .await
-            .map_err(|error| errors::status(&error))?;
+        let request = InternalRaftRequest {
+            lease_grant: Some(request),
+            ..InternalRaftRequest::default()
+        };
+        let applied = self.0.propose(&caller, request).await?;
         let Applied::LeaseGrant(mut response) = applied else {
             return Err(mismatched());
         };
@@ -69,15 +85,13 @@ impl Lease for LeaseService {
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
-        let applied = self
-            .0
-            .node
-            .propose(InternalRaftRequest {
-                lease_revoke: Some(request.into_inner()),
-                ..InternalRaftRequest::default()
-            })
-            .await
-            .map_err(|error| errors::status(&error))?;
+        let caller = Caller::of(&request);
+        self.0.require_user(&caller).await?;
+        let request = InternalRaftRequest {
+            lease_revoke: Some(request.into_inner()),
+            ..InternalRaftRequest::default()
+        };
+        let applied = self.0.propose(&caller, request).await?;
         let Applied::LeaseRevoke(mut response) = applied else {
             return Err(mismatched());
         };
@@ -95,6 +109,7 @@ impl Lease for LeaseService {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
         let needs_leader = wants_leader(request.metadata());
+        let caller = Caller::of(&request);
         let mut asked = request.into_inner();
         let service = self.clone();
         let (answers, stream) = mpsc::channel(1);
@@ -103,7 +118,7 @@ impl Lease for LeaseService {
             let serving = async {
                 loop {
                     let answer = match asked.message().await {
-                        Ok(Some(request)) => service.keep_alive(request.id).await,
+                        Ok(Some(request)) => service.keep_alive(&caller, request.id).await,
                         // The client ended its side, or is gone.
                         Ok(None) | Err(_) => return,
                     };
@@ -130,13 +145,16 @@ impl Lease for LeaseService {
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
+        let caller = Caller::of(&request);
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        let found = self
-            .0
-            .node
-            .lease_time_to_live(id, keys)
-            .await
-            .map_err(|error| errors::status(&error))?;
+        // How long a lease lives anybody may know whom the cluster knows.
+        let judge = |may: &LeaseChecker<'_>| if keys { may.lease_keys(id) } else { Ok(()) };
+        let right = self.0.may_use_leases(&caller, judge).await?;
+        let found = self.0.node.lease_time_to_live(id, keys).await;
+        if keys && found.is_ok() {
+            right.still_holds(&self.0)?;
+        }
+        let found = found.map_err(|error| errors::status(&error))?;
         let mut response = LeaseTimeToLiveResponse {
             header: Some(self.0.header_now()),
             id,
@@ -158,6 +176,10 @@ impl Lease for LeaseService {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
         let leases = self.0.node.leases().ids();
+        let judge = |may: &LeaseChecker<'_>| leases.iter().try_for_each(|id| may.lease_keys(*id));
+        let caller = Caller::of(&request);
+        let judged = self.0.may_use_leases(&caller, judge);
+        judged.await?.still_holds(&self.0)?;
         Ok(Response::new(LeaseLeasesResponse {
             header: Some(self.0.header_now()),
             leases: leases.into_iter().map(|id| LeaseStatus { id }).collect(),

@@ -4,6 +4,7 @@ use ferrite_apply::Response as Applied;
 use ferrite_membership::Version;
 use ferrite_mvcc::RequestError;
 use ferrite_node::config::ETCD_VERSION;
+use ferrite_proto::etcdserverpb::alarm_request::AlarmAction;
 use ferrite_proto::etcdserverpb::maintenance_server::Maintenance;
 use ferrite_proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
@@ -15,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tonic::{Code, Request, Response, Status};
 
 use super::{Context, mismatched};
+use crate::auth::Caller;
 use crate::errors;
 
 /// The service.
@@ -58,15 +60,19 @@ impl Maintenance for MaintenanceService {
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
-        let applied = self
-            .0
-            .node
-            .propose(InternalRaftRequest {
-                alarm: Some(request.into_inner()),
-                ..InternalRaftRequest::default()
-            })
-            .await
-            .map_err(|error| errors::status(&error))?;
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        match request.action() {
+            AlarmAction::Get => self.0.require_user(&caller).await?,
+            AlarmAction::Activate | AlarmAction::Deactivate => {
+                self.0.require_admin(&caller).await?;
+            }
+        }
+        let request = InternalRaftRequest {
+            alarm: Some(request),
+            ..InternalRaftRequest::default()
+        };
+        let applied = self.0.propose(&caller, request).await?;
         let Applied::Alarm(mut response) = applied else {
             return Err(mismatched());
         };
@@ -79,6 +85,7 @@ impl Maintenance for MaintenanceService {
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
         self.0.admit(request.metadata(), true)?;
+        self.0.require_user(&Caller::of(&request)).await?;
         let node = &self.0.node;
         let cluster = node.published().get_cluster();
         let backend = node.store().backend();
@@ -122,6 +129,7 @@ impl Maintenance for MaintenanceService {
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        self.0.require_admin(&Caller::of(&request)).await?;
         let store = self.0.node.store().clone();
         let hash = aside(move || store.hash())
             .await?
@@ -137,6 +145,7 @@ impl Maintenance for MaintenanceService {
         request: Request<HashKvRequest>,
     ) -> Result<Response<HashKvResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        self.0.require_admin(&Caller::of(&request)).await?;
         let store = self.0.node.store().clone();
         let revision = request.get_ref().revision;
         let found = aside(move || store.hash_kv(revision))
@@ -155,6 +164,7 @@ impl Maintenance for MaintenanceService {
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        self.0.require_admin(&Caller::of(&request)).await?;
         let node = &self.0.node;
         node.move_leader(request.get_ref().target_id, node.config().request_timeout())
             .await
@@ -164,8 +174,9 @@ impl Maintenance for MaintenanceService {
 
     async fn defragment(
         &self,
-        _: Request<DefragmentRequest>,
+        request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
+        self.0.require_admin(&Caller::of(&request)).await?;
         Err(later("Defragment"))
     }
 
@@ -176,6 +187,7 @@ impl Maintenance for MaintenanceService {
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         self.0.admit(request.metadata(), true)?;
+        self.0.require_admin(&Caller::of(&request)).await?;
         let node = self.0.node.clone();
         let cluster = node.published().get_cluster();
         let version = storage_version(cluster.version)
@@ -218,8 +230,9 @@ impl Maintenance for MaintenanceService {
 
     async fn downgrade(
         &self,
-        _: Request<DowngradeRequest>,
+        request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
+        self.0.require_admin(&Caller::of(&request)).await?;
         Err(later("Downgrade"))
     }
 }

@@ -1,5 +1,7 @@
 //! The gRPC services, one thin file each: check, ask the node, fill the header.
 
+pub mod access;
+pub mod auth;
 pub mod cluster;
 pub mod contest;
 pub mod election;
@@ -12,11 +14,14 @@ pub mod maintenance;
 pub mod range_stream;
 pub mod watch;
 
+use std::sync::Arc;
+
 use ferrite_node::Node;
 use ferrite_proto::etcdserverpb::ResponseHeader;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::auth::Gate;
 use crate::errors;
 
 /// What every service holds.
@@ -24,6 +29,8 @@ use crate::errors;
 pub struct Context {
     /// The member.
     pub node: Node,
+    /// Recognises callers.
+    pub gate: Arc<Gate>,
     /// Silence after which watchers that ask for it are told how far they are.
     pub progress_interval: std::time::Duration,
     /// Unary calls that take longer are logged.

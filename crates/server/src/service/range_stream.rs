@@ -15,6 +15,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use super::Context;
+use super::access::ReadRight;
 use crate::errors;
 
 /// Keys of the first piece: nothing is known of their size yet.
@@ -29,6 +30,8 @@ pub type LeaderLost = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub struct Pieces {
     context: Context,
     request: RangeRequest,
+    /// Looked at once more at the end, and gone then.
+    right: Option<ReadRight>,
     /// Keys wanted in all.
     wanted: i64,
     returned: i64,
@@ -44,7 +47,12 @@ pub struct Pieces {
 
 impl Pieces {
     /// Answers to a request that was checked. `leader_lost` is for a client that requires a leader.
-    pub fn new(context: Context, request: RangeRequest, leader_lost: Option<LeaderLost>) -> Self {
+    pub fn new(
+        context: Context,
+        request: RangeRequest,
+        right: ReadRight,
+        leader_lost: Option<LeaderLost>,
+    ) -> Self {
         let wanted = match request.limit {
             limit if limit > 0 => limit,
             _ => i64::MAX,
@@ -56,6 +64,7 @@ impl Pieces {
                 ..request
             },
             context,
+            right: Some(right),
             wanted,
             returned: 0,
             revision: None,
@@ -135,12 +144,17 @@ impl Stream for Pieces {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
         if self.done {
-            return Poll::Ready(None);
+            let kept = self
+                .right
+                .take()
+                .map(|right| right.still_holds(&self.context));
+            return Poll::Ready(kept.and_then(Result::err).map(Err));
         }
         if let Some(lost) = &mut self.leader_lost
             && lost.as_mut().poll(cx).is_ready()
         {
             self.done = true;
+            self.right = None;
             return Poll::Ready(Some(Err(errors::no_leader())));
         }
         if std::mem::take(&mut self.rest) {
@@ -159,7 +173,13 @@ impl Stream for Pieces {
             }),
             Err(error) => {
                 self.done = true;
-                Err(errors::request(&error))
+                let kept = self
+                    .right
+                    .take()
+                    .map(|right| right.still_holds(&self.context));
+                Err(kept
+                    .and_then(Result::err)
+                    .unwrap_or_else(|| errors::request(&error)))
             }
         }))
     }

@@ -21,6 +21,7 @@ use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{Context, wants_leader};
+use crate::auth::Caller;
 use crate::errors;
 
 /// The least interval of progress notices.
@@ -92,12 +93,16 @@ impl Watch for WatchService {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
         let needs_leader = wants_leader(request.metadata());
+        let caller = Caller::of(&request);
         let slot = Slot::default();
         let outlet = Outlet(Arc::clone(&slot));
         let service = self.clone();
         let incoming = request.into_inner();
         let call = Box::pin(async move {
-            if let Err(status) = service.serve(incoming, &outlet, needs_leader).await {
+            if let Err(status) = service
+                .serve(incoming, &caller, &outlet, needs_leader)
+                .await
+            {
                 outlet.send(Err(status)).await;
             }
         });
@@ -133,6 +138,7 @@ impl WatchService {
     async fn serve(
         &self,
         mut incoming: Streaming<WatchRequest>,
+        caller: &Caller,
         outlet: &Outlet,
         needs_leader: bool,
     ) -> Result<(), Status> {
@@ -148,7 +154,7 @@ impl WatchService {
             tokio::select! {
                 request = incoming.message(), if half_open => match request {
                     Ok(Some(request)) => {
-                        if let Some(response) = self.request(&stream, request) {
+                        if let Some(response) = self.request(&stream, caller, request).await {
                             outlet.send(Ok(response)).await;
                         }
                     }
@@ -176,9 +182,19 @@ impl WatchService {
     }
 
     /// Does what a client asks; the response, if there is one.
-    fn request(&self, stream: &WatchStream, request: WatchRequest) -> Option<WatchResponse> {
+    async fn request(
+        &self,
+        stream: &WatchStream,
+        caller: &Caller,
+        request: WatchRequest,
+    ) -> Option<WatchResponse> {
         match request.request_union {
-            Some(RequestUnion::CreateRequest(request)) => Some(self.create(stream, request)),
+            Some(RequestUnion::CreateRequest(request)) => {
+                Some(match self.may_watch(caller, &request).await {
+                    Ok(()) => self.create(stream, request),
+                    Err(refused) => self.refuse(&refused),
+                })
+            }
             Some(RequestUnion::CancelRequest(request)) => {
                 stream.cancel(request.watch_id).then(|| WatchResponse {
                     header: Some(self.0.header_now()),
@@ -195,6 +211,35 @@ impl WatchService {
                 tracing::info!("invalid watch request type <nil> received in gRPC stream");
                 None
             }
+        }
+    }
+
+    /// Judged once: a watcher that exists goes on, whatever becomes of its user.
+    async fn may_watch(&self, caller: &Caller, request: &WatchCreateRequest) -> Result<(), Status> {
+        // A start revision that cannot be is refused first, by whoever knows revisions.
+        if request.start_revision < 0 {
+            return Ok(());
+        }
+        // The smallest key stands for none. The end is judged as it was sent.
+        let key: &[u8] = match &request.key[..] {
+            [] => &[0],
+            key => key,
+        };
+        let judged = self.0.may_read(caller, |state, who| {
+            state.is_range_permitted(who, key, &request.range_end)
+        });
+        // What is read comes later; there is nothing to hold back now.
+        judged.await.map(|_right| ())
+    }
+
+    fn refuse(&self, refused: &Status) -> WatchResponse {
+        WatchResponse {
+            header: Some(self.0.header_now()),
+            watch_id: NO_WATCHER,
+            created: true,
+            canceled: true,
+            cancel_reason: errors::watch_refusal(refused),
+            ..WatchResponse::default()
         }
     }
 
