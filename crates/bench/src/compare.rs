@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::beside::Load;
 use crate::error::{Error, Result};
 use crate::procstat;
 use crate::report::{Report, say};
@@ -73,6 +74,11 @@ fn cells(members: usize, quick: bool) -> Vec<Cell> {
         reads: 90,
         serializable: false,
     };
+    let beside = |load| Workload::Beside {
+        load,
+        keys: random(),
+        val_size: 256,
+    };
     // Three members share the two cores of the client: fewer operations take as long.
     let scale = |total: u64| {
         let total = if members > 1 { total / 2 } else { total };
@@ -100,6 +106,35 @@ fn cells(members: usize, quick: bool) -> Vec<Cell> {
         cell("range of 1000, bounded", scan(true), 8, 4, 3_000),
         cell("range, limit 1000, unbounded", scan(false), 8, 4, 3_000),
         cell("mixed, 90 % linearizable gets", mixed, 64, 8, 60_000),
+        cell(
+            "put beside 10 000 leases that end",
+            beside(Load::Leases),
+            1,
+            1,
+            6_000,
+        ),
+        cell(
+            "put beside 10 000 watchers",
+            beside(Load::Watchers),
+            1,
+            1,
+            6_000,
+        ),
+        cell(
+            "put beside ranges of all keys",
+            beside(Load::Range),
+            1,
+            1,
+            3_000,
+        ),
+        cell("put beside txns of 1.5 MiB", beside(Load::Txn), 1, 1, 1_500),
+        cell(
+            "put beside values of 1.5 MiB",
+            beside(Load::Value),
+            1,
+            1,
+            1_500,
+        ),
     ]
 }
 

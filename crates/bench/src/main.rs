@@ -3,6 +3,7 @@
 //!
 //! `run` measures one workload against servers that already run; `compare` starts both programs itself.
 
+mod beside;
 mod client;
 mod compare;
 mod error;

@@ -111,7 +111,8 @@ impl Fan {
     }
 }
 
-async fn open_watchers(
+/// Watchers of a prefix, created, on one stream.
+pub(crate) async fn open_watchers(
     client: &mut Client,
     prefix: &str,
     count: usize,

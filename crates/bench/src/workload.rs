@@ -15,6 +15,7 @@ use ferrite_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetU
 use ferrite_proto::etcdserverpb::request_op;
 use tonic::Status;
 
+use crate::beside::Load;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::procstat::{Meter, Usage};
@@ -125,6 +126,17 @@ pub enum Workload {
         #[arg(long)]
         serializable: bool,
     },
+    /// Puts of one key each while something large goes on beside them.
+    Beside {
+        /// What goes on.
+        #[arg(value_enum)]
+        load: Load,
+        #[command(flatten)]
+        keys: Keys,
+        /// Bytes of the value.
+        #[arg(long, default_value_t = 256)]
+        val_size: usize,
+    },
     /// Watchers on one prefix; measures the time from sending a put to each watcher's event.
     /// --clients put concurrently; --total counts puts.
     Watch {
@@ -183,6 +195,9 @@ impl Workload {
                 serializable,
                 ..
             } => format!("mixed-{reads}%-{}", level(*serializable)),
+            Workload::Beside { load, val_size, .. } => {
+                format!("put-{val_size}B-beside-{}", load.name())
+            }
             Workload::Watch {
                 watchers, streams, ..
             } => format!("watch-{watchers}w-{streams}s"),
@@ -394,6 +409,21 @@ impl Run {
 
     async fn drive(&self, connections: &[Client], clients: &[Client]) -> Result<(Outcome, Used)> {
         match &self.workload {
+            Workload::Beside {
+                load,
+                keys,
+                val_size,
+            } => {
+                let _load = load.start(&self.endpoints[0]).await?;
+                let puts = Run {
+                    workload: Workload::Put {
+                        keys: keys.clone(),
+                        val_size: *val_size,
+                    },
+                    ..self.clone()
+                };
+                Box::pin(puts.drive(connections, clients)).await
+            }
             Workload::Put { keys, val_size } => {
                 let (keys, value) = (keys.clone(), value(*val_size));
                 self.timed(clients, move |mut c: Client, n: u64| {

@@ -11,7 +11,7 @@ use ferrite_client::pb::{
     RangeStreamResponse, RequestOp, TxnRequest,
 };
 use ferrite_client::{Client, Code, Config, Status, Streaming};
-use ferrite_testkit::{Cluster, Member, PATIENCE, Ports, eventually, our_program};
+use ferrite_testkit::{Cluster, PATIENCE, Ports, eventually, our_program};
 
 fn put(key: String, value: Vec<u8>) -> PutRequest {
     PutRequest {
@@ -369,19 +369,6 @@ async fn what_cannot_be_streamed_is_refused() {
     assert_eq!(keys.last().unwrap(), "k/0");
 }
 
-/// Resident memory of a member, in bytes.
-fn resident(member: &Member) -> u64 {
-    let pid = member.pid().expect("it runs");
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: String = line
-        .expect("the kernel says how much")
-        .chars()
-        .filter(char::is_ascii_digit)
-        .collect();
-    kib.parse::<u64>().expect("a number") << 10
-}
-
 /// A client that takes a message now and then must not make the server hold the whole range.
 #[tokio::test]
 async fn a_slow_reader_of_a_large_range_costs_little_memory() {
@@ -400,7 +387,7 @@ async fn a_slow_reader_of_a_large_range_costs_little_memory() {
         let request = put(format!("k/{n:05}"), vec![n as u8; 1 << 20]);
         client.kv().put(request).await.unwrap();
     }
-    let before = resident(cluster.member(0));
+    let before = cluster.member(0).resident_bytes();
     let mut most = before;
     let mut stream = open(&client, everything()).await;
     let mut keys = 0;
@@ -408,7 +395,7 @@ async fn a_slow_reader_of_a_large_range_costs_little_memory() {
         keys += piece.kvs.len();
         // not a wait for anything: the reader is slow
         tokio::time::sleep(Duration::from_millis(20)).await;
-        most = most.max(resident(cluster.member(0)));
+        most = most.max(cluster.member(0).resident_bytes());
     }
     assert_eq!(keys, megabytes);
     eprintln!(

@@ -75,6 +75,27 @@ impl Member {
         self.state().child.as_ref().map(Child::id)
     }
 
+    /// Memory the process has resident now, in bytes.
+    ///
+    /// # Panics
+    /// If no process runs.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        let pid = self
+            .pid()
+            .unwrap_or_else(|| panic!("member {} is down", self.index));
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .expect("the kernel tells about a child");
+        let kib: String = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("the kernel says how much")
+            .chars()
+            .filter(char::is_ascii_digit)
+            .collect();
+        kib.parse::<u64>().expect("a number") << 10
+    }
+
     /// Whether a process runs and is not paused.
     #[must_use]
     pub fn serving(&self) -> bool {

@@ -3,6 +3,7 @@
 
 mod auth;
 mod bad_input;
+mod big_numbers;
 mod crash;
 mod failover;
 mod leases;
@@ -13,6 +14,7 @@ mod one_member;
 mod pause;
 mod soak;
 mod takeover;
+mod watch_guarantees;
 
 use std::sync::Arc;
 
