@@ -54,6 +54,14 @@ pub fn not_found() -> Response<Bytes> {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
+/// For a client that means its certificate to say who it is, where that is not looked at.
+pub fn certificate_ignored() -> Response<Bytes> {
+    text(
+        StatusCode::BAD_REQUEST,
+        "CommonName of client sending a request against gateway will be ignored and not used as expected\n",
+    )
+}
+
 fn only_get(method: &Method) -> Option<Response<Bytes>> {
     if method == Method::GET {
         return None;

@@ -889,10 +889,54 @@ async fn callers_are_asked_what_3_7_asks_of_them() {
     let compacted = "etcdserver: mvcc: required revision has been compacted";
     assert_eq!(watch(&free, "k", "", -1).await.unwrap(), compacted);
 
+    // A stream of pieces is judged as a range is.
+    let streamed = async |client: &Client, key: &str| {
+        let mut pieces = client
+            .kv()
+            .range_stream(range_of(key, "", false))
+            .await?
+            .into_inner();
+        let mut pairs = 0;
+        while let Some(piece) = pieces.message().await? {
+            pairs += piece.range_response.map_or(0, |piece| piece.kvs.len());
+        }
+        Ok(pairs)
+    };
+    assert_eq!(streamed(&user, "k").await.unwrap(), 1);
+    refused(streamed(&user, "w").await, Code::PermissionDenied, DENIED);
+    refused(streamed(&free, "k").await, Code::InvalidArgument, NOBODY);
+
+    // Locks are keys, judged as such; the refusal comes from inside, without its code.
+    let lock = async |client: &Client, name: &str| {
+        let request = ferrite_proto::v3lockpb::LockRequest {
+            name: name.to_owned().into(),
+            lease: 0,
+        };
+        client.lock().lock(request).await.map(drop)
+    };
+    lock(&root, "a lock").await.unwrap();
+    refused(lock(&user, "a lock").await, Code::Unknown, DENIED);
+    refused(lock(&free, "a lock").await, Code::Unknown, NOBODY);
+
     // The server asks itself with all rights.
     for path in ["/health", "/livez", "/readyz"] {
         let answer = get(cluster.member(0).endpoint(), path).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+
+    // Neither the log nor a line of it knows a password.
+    change_password(&root, "u", "another secret").await.unwrap();
+    token(&free, "u", "another secret").await.unwrap();
+    token(&free, "u", "a wrong secret")
+        .await
+        .expect_err("another password");
+    assert!(!cluster.member(0).log_contains("secret"));
+    let wal = cluster.member(0).data_dir().join("member/wal");
+    for file in std::fs::read_dir(wal).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        for word in [&b"rootpw"[..], b"secret"] {
+            assert!(!bytes.windows(word.len()).any(|window| window == word));
+        }
     }
 
     // A token whose entry is not there yet is waited for, until its caller gives up.
@@ -936,6 +980,126 @@ async fn tokens_end_when_they_are_not_used() {
             .map(|status| assert_eq!(status.message(), BAD_TOKEN))
     })
     .await;
+}
+
+/// Signed tokens of either kind of member are good at the other, and carry the revision they were
+/// given at: a role that changes ends them for keys, and not for who administers.
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_tokens_are_good_at_members_of_both_kinds_until_roles_change() {
+    if oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("../token/tests/keys");
+    let flag = format!(
+        "--auth-token=jwt,pub-key={0}/rsa.pub.pem,priv-key={0}/rsa.pem,sign-method=RS256,ttl=10m",
+        keys.display()
+    );
+    let cluster = Cluster::builder()
+        .kinds(&[Etcd351, Ferrite, Ferrite])
+        .extra_args(&[CHEAP, &flag])
+        .start()
+        .await;
+    cluster.leader().await;
+    populate(&[cluster.client(1)]).await;
+    for from in 0..3 {
+        let root = token(&cluster.client(from), "root", "rootpw")
+            .await
+            .expect("a token");
+        assert_eq!(root.split('.').count(), 3);
+        let user = token(&cluster.client(from), "user-a", "a")
+            .await
+            .expect("a token");
+        for to in 0..3 {
+            let there = with_token(&cluster, to, &user);
+            let what = format!("token of {from} at {to}");
+            put(&there, "a")
+                .await
+                .unwrap_or_else(|status| panic!("{what}: {status}"));
+            count(&there, "a", "")
+                .await
+                .unwrap_or_else(|status| panic!("{what}: {status}"));
+            refused(put(&there, "c").await, Code::PermissionDenied, DENIED);
+        }
+        let root = with_token(&cluster, 1, &root);
+        permit(&root, "b", Type::Read, &format!("new{from}"), "")
+            .await
+            .expect("a change");
+        let old = "etcdserver: revision of auth store is old";
+        for to in 1..3 {
+            let there = with_token(&cluster, to, &user);
+            refused(put(&there, "a").await, Code::InvalidArgument, old);
+            refused(count(&there, "a", "").await, Code::InvalidArgument, old);
+        }
+        // 3.5.1 says so in other words.
+        let there = with_token(&cluster, 0, &user);
+        put(&there, "a")
+            .await
+            .expect_err("an old revision there, too");
+        // Administration does not look at the revision, and a signed token outlives everything.
+        add_role(&root, &format!("role{from}"))
+            .await
+            .expect("root still");
+        refused(put(&root, "a").await, Code::InvalidArgument, old);
+        change_password(&root, "user-a", "a")
+            .await
+            .expect("a change");
+        let there = with_token(&cluster, 2, &user);
+        refused(put(&there, "a").await, Code::InvalidArgument, old);
+        let forged = with_token(&cluster, 2, &format!("{user}x"));
+        refused(put(&forged, "a").await, Code::Unauthenticated, BAD_TOKEN);
+    }
+    // A lease with a key of root's ends: members revoke in its name.
+    let root = login(&cluster, 1, "root", "rootpw").await;
+    grant_lease(&root, 911, 2).await.expect("a lease");
+    put_with(&root, "leased", 911, false)
+        .await
+        .expect("a key on it");
+    eventually("the key goes with its lease", PATIENCE, async || {
+        (count(&root, "leased", "").await.expect("a read") == 0).then_some(())
+    })
+    .await;
+}
+
+/// Logging in is slow on purpose; whoever reads and writes meanwhile does not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_logins_hold_nobody_up() {
+    let _turn = crate::alone().await;
+    let cluster = Cluster::builder()
+        .extra_args(&["--bcrypt-cost=8"])
+        .start()
+        .await;
+    let free = cluster.client(0);
+    switch_on(&free).await;
+    let root = login(&cluster, 0, "root", "rootpw").await;
+    let since = Instant::now();
+    token(&free, "root", "rootpw").await.expect("a token");
+    let one = since.elapsed();
+    // The last login waits for all the others.
+    let mut config = Config::new([cluster.member(0).endpoint()]);
+    config.call_timeout = Some(Duration::from_secs(120));
+    let free = Client::new(config).expect("a loopback endpoint");
+    let logins: Vec<_> = (0..24)
+        .map(|_| {
+            let free = free.clone();
+            tokio::spawn(async move { token(&free, "root", "wrong").await })
+        })
+        .collect();
+    let mut meanwhile = 0;
+    while !logins.iter().all(tokio::task::JoinHandle::is_finished) {
+        put(&root, "k").await.expect("a put");
+        meanwhile += 1;
+    }
+    for login in logins {
+        let refusal = login.await.expect("it ends").expect_err("a wrong password");
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+    }
+    // On the thread that serves, each put would have waited for a hash.
+    assert!(
+        meanwhile > 48,
+        "{meanwhile} puts during 24 logins of {one:?}"
+    );
+    eprintln!("{meanwhile} puts during 24 logins of {one:?}");
 }
 
 /// What users and roles of a member come to.
