@@ -8,6 +8,7 @@ mod child;
 mod cmd;
 mod commands;
 mod concurrency;
+mod diagnosis;
 mod env;
 mod exit;
 

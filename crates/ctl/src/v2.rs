@@ -1,6 +1,8 @@
 //! The version-2 face, for documents and scripts written when `ETCDCTL_API=2` was the default:
-//! `member list` and `cluster-health` as they were printed then, asked over the version-3 API. Any
+//! `member …` and `cluster-health` as they were printed then, asked over the version-3 API. Any
 //! other version-2 command is answered with the version-3 one to use.
+
+mod changes;
 
 use std::time::Duration;
 
@@ -30,8 +32,11 @@ Usage:
   etcdctl [global options] command
 
 Commands
-  member list      Lists the members and says which one leads
-  cluster-health   Checks every member
+  member list                     Lists the members and says which one leads
+  member add <name> <peerURL>     Adds a member
+  member remove <ID>              Removes a member
+  member update <ID> <peerURLs>   Changes a member's peer URLs
+  cluster-health                  Checks every member
 
 Everything else is done with the version-3 commands: set ETCDCTL_API=3 and see \"etcdctl help\".
 
@@ -87,6 +92,9 @@ pub async fn run(arguments: &[Vec<u8>]) -> Result<(), Failure> {
             Ok(())
         }
         ["member", "list"] => member_list(&options).await,
+        ["member", "add", ref rest @ ..] => changes::add(&options, rest).await,
+        ["member", "remove", ref rest @ ..] => changes::remove(&options, rest).await,
+        ["member", "update", ref rest @ ..] => changes::update(&options, rest).await,
         ["member", "list", ..] => Err(Failure::new(exit::ERROR, "No arguments accepted")),
         ["cluster-health"] => cluster_health(&options, false).await,
         ["cluster-health", "--forever" | "-forever" | "-f" | "--f"] => {
@@ -123,10 +131,9 @@ fn pointer(command: &str, next: Option<&str>) -> Failure {
         ("watch" | "exec-watch", _) => use_v3("watch <key>"),
         ("backup", _) => use_v3("snapshot save <file>"),
         ("user" | "role" | "auth", _) => use_v3(&format!("{command} …")),
-        ("member", Some(sub @ ("add" | "remove" | "update"))) => use_v3(&format!("member {sub} …")),
         ("member", _) => Failure::new(
             exit::ERROR,
-            "with ETCDCTL_API=2 there is only \"member list\"; for add, remove, update and promote set ETCDCTL_API=3",
+            "ETCDCTL_API=2 has \"member list\", \"add\", \"remove\" and \"update\"; for promote set ETCDCTL_API=3",
         ),
         _ => {
             let known = crate::commands::find(&crate::commands::COMMANDS, command);
@@ -136,7 +143,7 @@ fn pointer(command: &str, next: Option<&str>) -> Failure {
                     v3.name
                 ),
                 None => format!(
-                    "no command \"{command}\"; ETCDCTL_API=2 has \"member list\" and \"cluster-health\", ETCDCTL_API=3 all others"
+                    "no command \"{command}\"; ETCDCTL_API=2 has \"member\" and \"cluster-health\", ETCDCTL_API=3 all others"
                 ),
             };
             Failure::new(exit::ERROR, message)

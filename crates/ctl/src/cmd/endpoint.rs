@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use ferrite_client::{Client, Status, describe, pb};
 use tokio::task::JoinSet;
 
+use crate::diagnosis;
 use crate::exit::{self, Failure};
 use crate::gofmt;
 use crate::output::{At, Health};
@@ -123,7 +124,9 @@ pub fn is_denied(status: &Status) -> bool {
 pub async fn status(session: &Session) -> Result<(), Failure> {
     let mut list = Vec::new();
     let mut failed = false;
+    let mut asked = 0;
     for endpoint in endpoints(session).await? {
+        asked += 1;
         let client = session.client_at(&endpoint).await?;
         match client.maintenance().status(pb::StatusRequest {}).await {
             Ok(response) => list.push(At {
@@ -141,6 +144,11 @@ pub async fn status(session: &Session) -> Result<(), Failure> {
         }
     }
     session.printer.status(&list)?;
+    if session.values.bool("cluster") {
+        for sentence in diagnosis::of(asked, &list) {
+            report::err(&format!("Note: {sentence}"));
+        }
+    }
     if failed {
         return Err(Failure::silent(exit::ERROR));
     }

@@ -68,6 +68,23 @@ pub fn oracle() -> Option<PathBuf> {
     }
 }
 
+/// The servers that a test is run against: the original's, and ours if it has been built.
+pub fn servers(oracle: &Path) -> Vec<PathBuf> {
+    let mut servers = vec![oracle.join("etcd")];
+    let dir = match std::env::var_os("FERRITE_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => ours().parent().unwrap().to_owned(),
+    };
+    let etcd = dir.join("etcd");
+    if etcd.is_file() {
+        servers.push(etcd);
+    } else {
+        assert!(std::env::var_os("CI").is_none(), "etcd must be built in CI");
+        eprintln!("SKIPPED: {} is not built", etcd.display());
+    }
+    servers
+}
+
 /// How long anything that is waited for may take.
 pub const LONG: Duration = Duration::from_secs(60);
 
@@ -158,7 +175,7 @@ pub fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// A member of etcd's own, killed when dropped.
+/// A member, killed when dropped.
 pub struct Member {
     child: Child,
     command: Command,
@@ -201,6 +218,11 @@ pub fn cluster(dir: &Path, size: usize) -> (tempfile::TempDir, Vec<Member>) {
 
 /// A running cluster of etcd's own, with these flags besides.
 pub fn cluster_with(dir: &Path, size: usize, flags: &[&str]) -> (tempfile::TempDir, Vec<Member>) {
+    cluster_of(&dir.join("etcd"), size, flags)
+}
+
+/// A running cluster of this server.
+pub fn cluster_of(etcd: &Path, size: usize, flags: &[&str]) -> (tempfile::TempDir, Vec<Member>) {
     let data = tempfile::tempdir().unwrap();
     let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
     let initial: Vec<String> = ports
@@ -213,7 +235,7 @@ pub fn cluster_with(dir: &Path, size: usize, flags: &[&str]) -> (tempfile::TempD
         .enumerate()
         .map(|(i, (client, peer))| {
             let url = |port: &u16| format!("http://127.0.0.1:{port}");
-            let mut command = Command::new(dir.join("etcd"));
+            let mut command = Command::new(etcd);
             command
                 .args(flags)
                 .arg(format!(
@@ -239,7 +261,7 @@ pub fn cluster_with(dir: &Path, size: usize, flags: &[&str]) -> (tempfile::TempD
     for member in &members {
         let start = Instant::now();
         let args = ["--endpoints", &member.endpoint, "endpoint", "health"];
-        while run(&dir.join("etcdctl"), &[], &args, b"").code != Some(0) {
+        while run(&ours(), &[], &args, b"").code != Some(0) {
             assert!(
                 start.elapsed() < Duration::from_secs(60),
                 "etcd did not start"

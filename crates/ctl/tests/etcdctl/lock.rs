@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{Running, cluster, eventually, oracle, ours, run};
+use crate::common::{Running, cluster_of, eventually, oracle, ours, run, servers};
 
 /// Without the lease at the end of a lock's key, or anywhere behind a slash.
 fn without_lease(text: &str) -> String {
@@ -20,7 +20,13 @@ fn without_lease(text: &str) -> String {
 #[test]
 fn a_command_runs_under_the_lock_as_with_the_originals() {
     let Some(dir) = oracle() else { return };
-    let (_data, members) = cluster(&dir, 1);
+    for etcd in servers(&dir) {
+        commands_run_under_the_lock(&dir, &etcd);
+    }
+}
+
+fn commands_run_under_the_lock(dir: &Path, etcd: &Path) {
+    let (_data, members) = cluster_of(etcd, 1, &[]);
     let endpoint = members[0].endpoint.as_str();
     for args in [
         &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_KEY"][..],
@@ -63,7 +69,13 @@ fn a_command_runs_under_the_lock_as_with_the_originals() {
 #[test]
 fn the_line_is_one_for_both_programs() {
     let Some(dir) = oracle() else { return };
-    let (_data, members) = cluster(&dir, 1);
+    for etcd in servers(&dir) {
+        they_stand_in_one_line(&dir, &etcd);
+    }
+}
+
+fn they_stand_in_one_line(dir: &Path, etcd: &Path) {
+    let (_data, members) = cluster_of(etcd, 1, &[]);
     let endpoint = members[0].endpoint.as_str();
     let base = ["--endpoints", endpoint];
     let waiting = |count: usize| {
@@ -103,7 +115,13 @@ fn the_line_is_one_for_both_programs() {
 #[test]
 fn elections_are_seen_by_both_programs() {
     let Some(dir) = oracle() else { return };
-    let (_data, members) = cluster(&dir, 1);
+    for etcd in servers(&dir) {
+        both_see_the_elections(&dir, &etcd);
+    }
+}
+
+fn both_see_the_elections(dir: &Path, etcd: &Path) {
+    let (_data, members) = cluster_of(etcd, 1, &[]);
     let endpoint = members[0].endpoint.as_str();
     let base = ["--endpoints", endpoint];
     let programs = [dir.join("etcdctl"), ours()];

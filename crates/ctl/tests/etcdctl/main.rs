@@ -3,6 +3,7 @@
 mod auth;
 mod check;
 mod common;
+mod endpoint;
 mod lock;
 mod mirror;
 mod oracle;

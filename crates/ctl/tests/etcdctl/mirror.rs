@@ -1,6 +1,8 @@
 //! `make-mirror` between two clusters of etcd's own.
 
-use crate::common::{Running, cluster, eventually, oracle, ours, run};
+use std::path::Path;
+
+use crate::common::{Running, cluster, cluster_of, eventually, oracle, ours, run, servers};
 
 fn keys(endpoint: &str) -> String {
     let args = ["--endpoints", endpoint, "get", "", "--prefix"];
@@ -15,8 +17,14 @@ fn put(endpoint: &str, args: &[&str]) {
 #[test]
 fn keys_and_changes_arrive_under_the_prefix_asked_for() {
     let Some(dir) = oracle() else { return };
-    let (_a, source) = cluster(&dir, 1);
-    let (_b, mut target) = cluster(&dir, 1);
+    for etcd in servers(&dir) {
+        a_mirror_of_each(&etcd);
+    }
+}
+
+fn a_mirror_of_each(etcd: &Path) {
+    let (_a, source) = cluster_of(etcd, 1, &[]);
+    let (_b, mut target) = cluster_of(etcd, 1, &[]);
     let from = source[0].endpoint.as_str();
     let to = target[0].endpoint.clone();
     let mirror = |args: &[&str]| {

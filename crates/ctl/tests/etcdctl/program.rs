@@ -4,7 +4,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{free_port, ours, run};
+use crate::common::{cluster_of, free_port, oracle, ours, run, servers};
 
 #[test]
 fn version_says_whose_behaviour_and_which_program() {
@@ -207,7 +207,7 @@ fn version_2_commands_are_pointed_to_version_3() {
         (&["setdir", "a"], "put"),
         (&["backup"], "snapshot save"),
         (&["user", "list"], "user"),
-        (&["member", "add", "a", "b"], "member add"),
+        (&["member", "promote", "a"], "ETCDCTL_API=3"),
         (&["put", "a", "b"], "ETCDCTL_API=3"),
         (&["endpoint", "status"], "ETCDCTL_API=3"),
         (&["frobnicate"], "ETCDCTL_API=3"),
@@ -278,4 +278,39 @@ fn shells_complete_commands_and_flags() {
         complete(&["etcdctl", "get", "--print"]),
         "--print-value-only\n"
     );
+}
+
+#[test]
+fn a_range_in_pieces_prints_like_one_in_one_piece() {
+    let Some(dir) = oracle() else { return };
+    // Only ours can stream.
+    for etcd in servers(&dir).into_iter().skip(1) {
+        let (_data, members) = cluster_of(&etcd, 1, &[]);
+        let our = |args: &[&str]| {
+            let all = [&["--endpoints", &members[0].endpoint][..], args].concat();
+            run(&ours(), &[], &all, b"")
+        };
+        for n in 0..20 {
+            let key = format!("k{n}");
+            assert_eq!(our(&["put", &key, &key.repeat(100)]).code, Some(0));
+        }
+        for args in [
+            &["k", "--prefix"][..],
+            &["k1"],
+            &["none"],
+            &["k", "--prefix", "--limit=3"],
+            &["k", "--prefix", "--keys-only", "--rev=9"],
+            &["k", "--prefix", "--count-only"],
+            &["k", "--rev=1000"],
+        ] {
+            for form in ["simple", "json", "fields"] {
+                let get = [&["get", "-w", form][..], args].concat();
+                assert_eq!(
+                    our(&[&get[..], &["--stream"]].concat()),
+                    our(&get),
+                    "{get:?}"
+                );
+            }
+        }
+    }
 }

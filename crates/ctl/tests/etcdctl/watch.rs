@@ -1,6 +1,8 @@
 //! `watch` next to the original's, on the same history; and what only a long life shows.
 
-use crate::common::{Run, Running, cluster, eventually, oracle, ours, run};
+use std::path::Path;
+
+use crate::common::{Run, Running, cluster, cluster_of, eventually, oracle, ours, run, servers};
 
 /// What 3.7 prints where 3.5.1 printed this.
 fn in_3_7(mut theirs: Run, form: &str) -> Run {
@@ -22,9 +24,15 @@ fn in_3_7(mut theirs: Run, form: &str) -> Run {
 #[test]
 fn history_and_refusals_are_printed_as_they_were() {
     let Some(dir) = oracle() else { return };
-    let (_data, members) = cluster(&dir, 1);
+    for etcd in servers(&dir) {
+        both_print_the_same(&dir, &etcd);
+    }
+}
+
+fn both_print_the_same(dir: &Path, etcd: &Path) {
+    let (_data, members) = cluster_of(etcd, 1, &[]);
     let endpoint = &members[0].endpoint;
-    let with = |program: &std::path::Path, env: &[(&str, &str)], args: &[&str], stdin: &str| {
+    let with = |program: &Path, env: &[(&str, &str)], args: &[&str], stdin: &str| {
         let mut all = vec!["--endpoints", endpoint, "watch"];
         all.extend(args);
         run(program, env, &all, stdin.as_bytes())
@@ -106,11 +114,16 @@ fn history_and_refusals_are_printed_as_they_were() {
         "watch a --bogus\n",
         "watch a --\n",
         "watch\n",
-        "watch \"a\" --rev 4 -- sh -c 'echo $ETCD_WATCH_REVISION; exit 3'\n",
         "watch a",
     ] {
         both(&[], &["-i"], stdin, "");
     }
+    // With the end of the input the original ends too, so here the input has none.
+    let mut lines = Running::start(&ours(), &["--endpoints", endpoint, "watch", "-i"]);
+    lines.write("watch \"a\" --rev 4 -- sh -c 'echo $ETCD_WATCH_REVISION; exit 3'");
+    let shown: Vec<String> = (0..8).map(|_| lines.line()).collect();
+    assert_eq!(shown, ["PUT", "a", "\u{e9}\"", "", "DELETE", "a", "", "6"]);
+    assert_eq!(lines.end(), Some(1));
     put(&["compaction", "4"]);
     for form in ["simple", "json", "fields", "protobuf"] {
         let run = both(&[], &["a", "--rev", "2", "-w", form], "", form);
@@ -127,7 +140,13 @@ fn history_and_refusals_are_printed_as_they_were() {
 #[test]
 fn nothing_is_missed_or_seen_twice_when_the_member_restarts() {
     let Some(dir) = oracle() else { return };
-    let (_data, mut members) = cluster(&dir, 1);
+    for etcd in servers(&dir) {
+        a_watch_survives_a_restart(&etcd);
+    }
+}
+
+fn a_watch_survives_a_restart(etcd: &Path) {
+    let (_data, mut members) = cluster_of(etcd, 1, &[]);
     let endpoint = members[0].endpoint.clone();
     let put = |value: &str| {
         let args = ["--endpoints", &endpoint, "put", "k", value];
