@@ -2,8 +2,8 @@
 //!
 //! - [`check`]: formatting, lints, docs; [`check::fix`] is its writing twin.
 //! - [`deny`]: licences, bans, sources of what we depend on.
-//! - [`suite`]: the whole test suite, over [`oracle`] (the original's programs to compare with) and
-//!   [`programs`] (ours); [`built`] holds the test programs, [`rerun`] what a second run of a test means.
+//! - [`suite`]: the whole test suite, over [`oracle`] (the original's programs to compare with),
+//!   [`clients`] (clients that others wrote) and [`programs`] (ours); [`built`] holds the test programs, [`rerun`] what a second run of a test means.
 //! - below them: [`run`] (child processes), [`setup`] (installing what a bare machine lacks), [`tally`].
 //!
 //! The rules that the source itself must keep are tests: `tests/tidy.rs`. Nothing here is shipped, and
@@ -11,6 +11,7 @@
 
 pub mod built;
 pub mod check;
+pub mod clients;
 pub mod deny;
 pub mod error;
 pub mod oracle;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{check, deny, oracle, run::say, suite};
+use xtask::{check, clients, deny, oracle, run::say, suite};
 
 #[derive(Parser)]
 #[command(
@@ -33,6 +33,8 @@ enum What {
     Deny,
     /// Fetches the original's programs that tests compare with, and prints their folder
     Oracle,
+    /// Fetches and builds the clients of others that tests run, and prints their folder
+    Clients,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         What::Check => check::check(),
         What::Fix => check::fix(),
         What::Deny => deny::deny(),
+        What::Clients => clients::ensure().map(|dir| say(&format!("{}", dir.display()))),
         What::Oracle => oracle::ensure().map(|dir| say(&format!("{}", dir.display()))),
     };
     match answer {

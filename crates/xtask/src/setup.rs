@@ -48,6 +48,17 @@ fn apt() -> Command {
     command
 }
 
+/// Makes sure that Python's installer is there.
+///
+/// # Errors
+/// As [`packages`].
+pub fn pip() -> Result<()> {
+    match answers("python3", &["-m", "pip", "--version"]) {
+        true => Ok(()),
+        false => packages(&["python3-pip"]),
+    }
+}
+
 /// Makes sure that a part of the toolchain (`fmt`, `clippy`) is there.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::built::{self, Program};
+use crate::clients;
 use crate::error::{Error, Result};
 use crate::rerun;
 use crate::run::{answers, cargo, line_of, say, shown};
@@ -68,7 +69,10 @@ fn all(tally: &mut Tally) -> Result<()> {
         }
     };
     let ours = programs::build()?;
-    let mut variables = vec![("FERRITE_BIN_DIR", ours.clone())];
+    let mut variables = vec![
+        ("FERRITE_BIN_DIR", ours.clone()),
+        (clients::VARIABLE, clients::ensure()?),
+    ];
     if let Some(dir) = oracle {
         variables.push((oracle::VARIABLE, dir));
     }
