@@ -91,6 +91,7 @@ impl Cluster for ClusterService {
                 .await
                 .map_err(|error| errors::status(&error))?;
         }
+        self.0.require_user(&Caller::of(&request)).await?;
         let cluster = self.0.node.published().get_cluster();
         Ok(Response::new(MemberListResponse {
             header: Some(self.0.header(0)),
@@ -170,6 +171,7 @@ impl Cluster for ClusterService {
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
+        self.0.require_admin(&Caller::of(&request)).await?;
         let members = self.promote(request.get_ref().id).await?;
         Ok(Response::new(MemberPromoteResponse {
             header: Some(self.0.header(0)),

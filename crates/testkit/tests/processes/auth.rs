@@ -823,6 +823,19 @@ async fn callers_are_asked_what_3_7_asks_of_them() {
         DENIED,
     );
 
+    let promotion = pb::MemberPromoteRequest { id: 1 };
+    refused(
+        user.cluster().member_promote(promotion).await,
+        Code::PermissionDenied,
+        DENIED,
+    );
+    let members = async |client: &Client| {
+        let list = pb::MemberListRequest { linearizable: true };
+        client.cluster().member_list(list).await.map(drop)
+    };
+    members(&user).await.unwrap();
+    refused(members(&free).await, Code::InvalidArgument, NOBODY);
+
     // Leases: any user grants; keys decide about the rest.
     refused(
         grant_lease(&free, 5, 600).await,
