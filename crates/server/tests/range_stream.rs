@@ -118,6 +118,27 @@ async fn all_pieces_together_are_the_range() {
     };
     client.kv().delete_range(delete).await.unwrap();
 
+    // a range is read in slices, too: what must be in it is known from what was written
+    let alive: Vec<String> = (0..2_500)
+        .filter(|n| !(500..700).contains(n))
+        .map(|n| format!("k/{n:05}"))
+        .collect();
+    for limit in [0, 999, 1_000, 1_001, 1_999, 2_000, 2_299, 2_300, 2_301] {
+        let request = RangeRequest {
+            limit,
+            ..everything()
+        };
+        let found = client.kv().range(request).await.unwrap().into_inner();
+        let expected = match usize::try_from(limit).unwrap() {
+            0 => &alive[..],
+            limit => &alive[..limit.min(alive.len())],
+        };
+        let keys: Vec<_> = found.kvs.iter().map(|kv| kv.key.clone()).collect();
+        assert!(keys == expected, "{limit}: {} keys", keys.len());
+        assert_eq!(found.count, 2_300, "{limit}");
+        assert_eq!(found.more, expected.len() < alive.len(), "{limit}");
+    }
+
     let from = |key: &str, end: &str| RangeRequest {
         key: key.to_owned().into(),
         range_end: end.to_owned().into(),

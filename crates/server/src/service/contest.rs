@@ -101,7 +101,7 @@ pub async fn wait_for_turn(
 ) -> Result<(), Status> {
     loop {
         let before = inside
-            .range(RangeRequest {
+            .range_in_time(RangeRequest {
                 max_create_revision: own_revision - 1,
                 sort_order: SortOrder::Descend as i32,
                 keys_only: true,

@@ -4,6 +4,8 @@
 //! goes over a socket. This is the one place where such a call begins. Refusals arrive in the words of
 //! that service with code Unknown: in the original a client library stands in between and drops the code.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ferrite_node::watch_hub::WatchStream;
 use ferrite_proto::etcdserverpb::kv_server::Kv as _;
@@ -16,7 +18,7 @@ use ferrite_proto::mvccpb::Event;
 use ferrite_watch::{Create, Delivery};
 use tokio::sync::mpsc;
 use tonic::metadata::MetadataMap;
-use tonic::{Extensions, Request, Status};
+use tonic::{Code, Extensions, Request, Status};
 
 use super::Context;
 use super::kv::KvService;
@@ -26,6 +28,8 @@ use crate::errors;
 
 /// Seconds of a lease that is made for a caller who names none.
 const SESSION_TTL_SECONDS: i64 = 60;
+/// Between two questions to a member that cannot answer now.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A caller, and the member that acts for it.
 pub struct Inside {
@@ -60,6 +64,29 @@ impl Inside {
             .range(self.request(range))
             .await;
         Ok(answer.map_err(errors::from_inside)?.into_inner())
+    }
+
+    /// A range, asked again for as long as the member cannot confirm that it is up to date: for a
+    /// caller that waits anyway, and would lose its place.
+    ///
+    /// # Errors
+    /// The refusal, with code Unknown.
+    pub async fn range_in_time(&self, range: RangeRequest) -> Result<RangeResponse, Status> {
+        let stopped = errors::status(&ferrite_node::Error::Stopped);
+        loop {
+            let answer = KvService(self.context.clone())
+                .range(self.request(range.clone()))
+                .await;
+            match answer {
+                Err(status)
+                    if status.code() == Code::Unavailable
+                        && status.message() != stopped.message() =>
+                {
+                    tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                }
+                answer => return Ok(answer.map_err(errors::from_inside)?.into_inner()),
+            }
+        }
     }
 
     /// A transaction.

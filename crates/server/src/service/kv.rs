@@ -13,7 +13,7 @@ use ferrite_proto::etcdserverpb::{
 use tonic::{Request, Response, Status};
 
 use super::range_stream::{LeaderLost, Pieces};
-use super::{Context, leader_lost, mismatched, wants_leader};
+use super::{Context, leader_lost, mismatched, slices, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
 
@@ -52,7 +52,7 @@ impl Kv for KvService {
                 state.is_range_permitted(who, &request.key, &request.range_end)
             })
             .await?;
-        let found = kv::range(self.0.node.store(), &request);
+        let found = slices::range(self.0.node.store(), &request).await;
         right.still_holds(&self.0)?;
         let mut response = found.map_err(|error| errors::request(&error))?;
         response.header = self.0.complete(response.header);

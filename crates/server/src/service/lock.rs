@@ -91,7 +91,7 @@ async fn lock(
             key: key.clone(),
             ..RangeRequest::default()
         };
-        inside.range(own).await
+        inside.range_in_time(own).await
     };
     let waited = tokio::select! {
         waited = waited => waited,

@@ -12,6 +12,7 @@ pub mod lease;
 pub mod lock;
 pub mod maintenance;
 pub mod range_stream;
+pub mod slices;
 pub mod watch;
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes, BytesMut};
 use ferrite_mvcc::{RequestError, kv};
 use ferrite_proto::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse};
 use prost::Message as _;
@@ -96,12 +96,8 @@ impl Pieces {
             self.request.revision = revision;
         }
         self.returned += i64::try_from(found.kvs.len()).unwrap_or(i64::MAX);
-        let next = found.kvs.last().filter(|_| found.more).map(|last| {
-            let mut next = bytes::BytesMut::with_capacity(last.key.len() + 1);
-            next.put_slice(&last.key);
-            next.put_u8(0);
-            next.freeze()
-        });
+        let next = found.kvs.last().filter(|_| found.more);
+        let next = next.map(|last| after(&last.key));
         let mut piece = RangeResponse {
             kvs: found.kvs,
             ..RangeResponse::default()
@@ -117,14 +113,25 @@ impl Pieces {
                 piece.header = Some(self.context.header(revision));
                 piece.count = self.returned;
                 if let Some(next) = next {
-                    piece.more = true;
-                    piece.count +=
-                        kv::count(store, &next, &self.request.range_end, self.request.revision)?;
+                    let revision = self.request.revision;
+                    let beyond = kv::count(store, &next, &self.request.range_end, revision)?;
+                    piece.count += beyond;
+                    // a piece that its bytes ended does not know whether it was the last; one in
+                    // another order does not know what its last key stands before
+                    piece.more = beyond > 0 || self.request.sort_target != 0;
                 }
             }
         }
         Ok(piece)
     }
+}
+
+/// The first key behind this one.
+pub fn after(key: &[u8]) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.put_slice(key);
+    next.put_u8(0);
+    next.freeze()
 }
 
 /// Keys of the next piece: doubled or halved if the last one was far from the target, at least one.

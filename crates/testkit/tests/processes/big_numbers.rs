@@ -14,6 +14,13 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::beside_others;
 
 const MIB: u64 = 1 << 20;
+/// A client that gives the member all the time a test has: what is large takes long on a busy machine.
+fn patient(cluster: &Cluster) -> Client {
+    let mut config = Config::new([cluster.member(0).endpoint()]);
+    config.call_timeout = Some(PATIENCE * 2);
+    Client::new(config).expect("loopback endpoints are good")
+}
+
 /// Another client, and the member's memory, watched while something large goes on.
 struct Beside {
     stop: Arc<AtomicBool>,
@@ -27,10 +34,7 @@ impl Beside {
         let stop = Arc::new(AtomicBool::new(false));
         let before = cluster.member(0).resident_bytes();
         let most = Arc::new(AtomicU64::new(before));
-        // each put is waited for as long as anything else here
-        let mut config = Config::new([cluster.member(0).endpoint()]);
-        config.call_timeout = Some(PATIENCE);
-        let client = Client::new(config).expect("loopback endpoints are good");
+        let client = patient(cluster);
         let (stopped, cluster, peak) = (Arc::clone(&stop), Arc::clone(cluster), Arc::clone(&most));
         let puts = tokio::spawn(async move {
             let mut took = Vec::new();
@@ -117,17 +121,17 @@ async fn ten_thousand_leases_that_end_in_the_same_second() {
     const GRANTERS: u64 = 50;
     let _turn = beside_others().await;
     let cluster = Arc::new(Cluster::builder().start().await);
-    let client = cluster.client(0);
+    let client = patient(&cluster);
     // as long as it takes here to grant them all, and to hang a key on each
     let trial = Instant::now();
     for _ in 0..100 {
         let request = pb::LeaseGrantRequest { id: 0, ttl: 1_000 };
         client.lease().lease_grant(request).await.expect("a lease");
     }
-    let ends = Instant::now() + trial.elapsed() * 20 + Duration::from_secs(5);
+    let ends = Instant::now() + trial.elapsed() * 10 + Duration::from_secs(4);
     let granters: Vec<_> = (0..GRANTERS)
         .map(|granter| {
-            let client = cluster.client(0);
+            let client = patient(&cluster);
             tokio::spawn(async move {
                 for n in (granter..LEASES).step_by(usize::try_from(GRANTERS).unwrap()) {
                     let left = ends.saturating_duration_since(Instant::now());
@@ -189,7 +193,7 @@ async fn ten_thousand_watchers_of_one_prefix() {
     let beside = Beside::start(&cluster);
     let mut watching = Vec::new();
     for _ in 0..STREAMS {
-        let client = cluster.client(0);
+        let client = patient(&cluster);
         let (requests, receiver) = tokio::sync::mpsc::unbounded_channel();
         for _ in 0..WATCHERS_EACH {
             let range = prefix("many/");
@@ -244,7 +248,7 @@ async fn ten_thousand_watchers_of_one_prefix() {
             })
         })
         .collect();
-    let client = cluster.client(0);
+    let client = patient(&cluster);
     for n in 0..PUTS {
         crate::put(&client, &format!("many/{n}"), &n.to_string()).await;
     }
@@ -264,7 +268,7 @@ async fn a_range_of_a_hundred_thousand_keys() {
     let cluster = Arc::new(Cluster::builder().start().await);
     let loaders: Vec<_> = (0..10)
         .map(|loader| {
-            let client = cluster.client(0);
+            let client = patient(&cluster);
             tokio::spawn(async move {
                 for first in (loader * KEYS / 10..(loader + 1) * KEYS / 10).step_by(100) {
                     let ops = (first..first + 100)
@@ -281,7 +285,7 @@ async fn a_range_of_a_hundred_thousand_keys() {
     let beside = Beside::start(&cluster);
     let readers: Vec<_> = (0..READERS)
         .map(|reader| {
-            let client = cluster.client(0);
+            let client = patient(&cluster);
             tokio::spawn(async move {
                 let mut pairs = 0;
                 if reader % 2 == 0 {
@@ -312,7 +316,7 @@ async fn transactions_and_values_at_their_limits() {
     const ROUNDS: usize = 20;
     let _turn = beside_others().await;
     let cluster = Arc::new(Cluster::builder().start().await);
-    let client = cluster.client(0);
+    let client = patient(&cluster);
     let beside = Beside::start(&cluster);
     for round in 0..ROUNDS {
         let ops = |count: usize, bytes: usize| -> Vec<pb::RequestOp> {
