@@ -269,7 +269,10 @@ impl Shared {
     }
 
     fn put_headers(&self, headers: &mut HeaderMap, timeout: Option<Duration>) {
-        headers.insert(API_VERSION, HeaderValue::from_static(crate::API_VERSION));
+        // A caller may say something else; tests do.
+        headers
+            .entry(API_VERSION)
+            .or_insert(HeaderValue::from_static(crate::API_VERSION));
         if self.config.require_leader {
             headers.insert(HAS_LEADER, HeaderValue::from_static("true"));
         }

@@ -458,6 +458,45 @@ fn every_row_held_by_a_test_names_one_that_exists() {
 }
 
 #[test]
+fn every_known_bug_that_is_held_off_names_a_test_that_exists() {
+    let text = std::fs::read_to_string(root().join("docs/known-bugs.md"))
+        .expect("docs/known-bugs.md is there");
+    let tests = tests_by_file();
+    let mut seen = BTreeSet::new();
+    let mut broken = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let ["", id, _, _, state, proof, ""] = cells.as_slice() else {
+            continue;
+        };
+        if !is_id(id) {
+            continue;
+        }
+        if !seen.insert(*id) {
+            broken.push(format!("{id} is there twice"));
+        }
+        let named: Vec<&str> = proof.split('`').skip(1).step_by(2).collect();
+        if !["held", "partly", "not yet"].contains(state) {
+            broken.push(format!("{id}: say held, partly or not yet, not {state:?}"));
+        }
+        if *state == "held" && named.is_empty() {
+            broken.push(format!("{id} is held and names no test"));
+        }
+        for name in named {
+            if !test_exists(name, &tests) {
+                broken.push(format!("{id}: there is no test {name}"));
+            }
+        }
+    }
+    assert!(
+        seen.len() >= 25,
+        "docs/known-bugs.md has every row, found {}",
+        seen.len()
+    );
+    report("docs/known-bugs.md is true", &broken);
+}
+
+#[test]
 fn every_row_of_the_contract_is_in_the_table() {
     let contract = root().join("../shared/reference/etcd-surface.md");
     let Ok(text) = std::fs::read_to_string(&contract) else {

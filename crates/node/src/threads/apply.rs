@@ -117,6 +117,15 @@ impl ApplyThread {
         if !effects.tokens.is_empty() {
             self.tokens.follow(effects.tokens, Instant::now());
         }
+        let mut raft = effects.raft;
+        // Whoever hears that a membership change was made may ask for the next one at once, and raft
+        // takes none while it does not know that the last one is applied.
+        if raft
+            .iter()
+            .any(|input| matches!(input, Input::ConfChange(_)))
+        {
+            self.raft.push_all(std::mem::take(&mut raft));
+        }
         let mut post = Post::default();
         self.waiters.answer_all(&mut post, effects.answers);
         if let Some(progress) = effects.progress {
@@ -135,8 +144,8 @@ impl ApplyThread {
         if !effects.commit.is_empty() {
             self.commit.push_all(effects.commit);
         }
-        if !effects.raft.is_empty() {
-            self.raft.push_all(effects.raft);
+        if !raft.is_empty() {
+            self.raft.push_all(raft);
         }
         for reply in effects.flushed {
             let _gone = reply.send(());
