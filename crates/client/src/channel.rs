@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ferrite_tls::{ClientTls, TlsInfo};
 use http::header::{HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Response, Uri, request::Parts};
@@ -97,7 +98,7 @@ impl std::fmt::Debug for Channel {
 }
 
 impl Channel {
-    pub(crate) fn new(config: Config) -> Result<Self, ConfigError> {
+    pub(crate) fn new(mut config: Config) -> Result<Self, ConfigError> {
         if config.endpoints.is_empty() {
             return Err(ConfigError::NoEndpoints);
         }
@@ -112,6 +113,10 @@ impl Channel {
                 }))
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
+        if config.tls.is_none() && slots.iter().any(|slot| slot.endpoint.asks_for_tls()) {
+            let tls = ClientTls::new(&TlsInfo::default(), &["h2"])?;
+            config.tls = Some(Arc::new(tls));
+        }
         let token = match &config.token {
             Some(token) => {
                 Some(HeaderValue::try_from(token.as_str()).map_err(|_| ConfigError::Token)?)
@@ -434,8 +439,12 @@ impl Shared {
         *request.method_mut() = parts.method.clone();
         *request.version_mut() = parts.version;
         let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
-        uri.authority = Some(self.slots[index].endpoint.authority());
+        let endpoint = &self.slots[index].endpoint;
+        uri.scheme = Some(match dial::tls_for(endpoint, &self.config) {
+            Some(_) => Scheme::HTTPS,
+            None => Scheme::HTTP,
+        });
+        uri.authority = Some(endpoint.authority());
         uri.path_and_query = Some(
             parts
                 .uri

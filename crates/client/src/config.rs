@@ -1,11 +1,15 @@
 //! What a client can be told. Durations only; nothing here is read from the environment.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use ferrite_tls::ClientTls;
 
 /// Settings of a [`crate::Client`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the members listen: `host:port`, `http://host:port`, `[::1]:2379`, `unix:///path`.
+    /// Where the members listen: `host:port`, `http://host:port`, `https://host:port`, `[::1]:2379`,
+    /// `unix:///path`, `unixs:///path`.
     pub endpoints: Vec<String>,
     /// The longest that one connection attempt may take, until the server's first bytes.
     pub dial_timeout: Duration,
@@ -25,6 +29,9 @@ pub struct Config {
     pub require_leader: bool,
     /// An authentication token to send with each call.
     pub token: Option<String>,
+    /// How to encrypt connections. Spoken to `https://` and `unixs://` always (with the system's
+    /// authorities where this is `None`), to `http://` never, to others if it is set.
+    pub tls: Option<Arc<ClientTls>>,
 }
 
 impl Config {
@@ -44,6 +51,7 @@ impl Config {
             max_recv_bytes: i32::MAX as usize,
             require_leader: false,
             token: None,
+            tls: None,
         }
     }
 }

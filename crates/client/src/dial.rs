@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ferrite_tls::ClientTls;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,7 +20,7 @@ use tokio::sync::Notify;
 use tonic::body::Body;
 
 use crate::config::Config;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Address, Endpoint, Security};
 
 /// Servers answer more frequent pings with a goodbye.
 const KEEPALIVE_TIME_MIN: Duration = Duration::from_secs(10);
@@ -43,19 +44,40 @@ pub(crate) async fn dial(
     }
 }
 
+/// How to encrypt a connection to this endpoint; `None` for not at all.
+pub(crate) fn tls_for<'a>(endpoint: &Endpoint, config: &'a Config) -> Option<&'a ClientTls> {
+    match endpoint.security {
+        Security::Plain => None,
+        Security::Tls | Security::IfConfigured => config.tls.as_deref(),
+    }
+}
+
 async fn handshake(endpoint: &Endpoint, config: &Config) -> Result<SendRequest<Body>, String> {
-    let socket: Box<dyn Socket> = match endpoint {
-        Endpoint::Tcp(authority) => {
+    let socket: Box<dyn Socket> = match &endpoint.address {
+        Address::Tcp(authority) => {
             let stream = TcpStream::connect(authority.as_str())
                 .await
                 .map_err(|e| e.to_string())?;
             stream.set_nodelay(true).map_err(|e| e.to_string())?;
             Box::new(stream)
         }
-        Endpoint::Unix(path) => {
+        Address::Unix(path) => {
             Box::new(UnixStream::connect(path).await.map_err(|e| e.to_string())?)
         }
     };
+    let tls = tls_for(endpoint, config);
+    let socket: Box<dyn Socket> = match tls {
+        None => socket,
+        Some(tls) => match tls.connect(&endpoint.server_name(), socket).await {
+            Ok(stream) => Box::new(stream),
+            Err(error) => {
+                return Err(format!(
+                    "connection error: desc = \"transport: authentication handshake failed: {error}\""
+                ));
+            }
+        },
+    };
+    let encrypted = tls.is_some();
     let heard = Arc::new(Heard::default());
     let socket = Listening {
         socket,
@@ -80,10 +102,23 @@ async fn handshake(endpoint: &Endpoint, config: &Config) -> Result<SendRequest<B
     tokio::select! {
         () = heard.wait() => Ok(sender),
         end = ended => match end {
+            // With TLS 1.3 the refusal of a certificate comes only now.
+            Ok(Err(error)) if encrypted => Err(format!(
+                "connection error: desc = \"error reading server preface: {}\"",
+                innermost(&error)
+            )),
             Ok(Err(error)) => Err(format!("the server does not speak HTTP/2 ({error})")),
             _ => Err("the server closed the connection".to_owned()),
         },
     }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
 }
 
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}

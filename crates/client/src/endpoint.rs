@@ -6,9 +6,27 @@ use http::uri::Authority;
 
 use crate::error::ConfigError;
 
+/// Where one member listens, and whether encrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub(crate) address: Address,
+    pub(crate) security: Security,
+}
+
+/// Whether an endpoint's scheme asks for TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Security {
+    /// `http://`: never.
+    Plain,
+    /// `https://` and `unixs://`: always.
+    Tls,
+    /// `unix://` and no scheme at all: if the client has been told how.
+    IfConfigured,
+}
+
 /// Where one member listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
+pub(crate) enum Address {
     /// A host (name or address, IPv6 in brackets) and a port.
     Tcp(Authority),
     /// A unix socket.
@@ -16,28 +34,41 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Reads `host:port`, `http://host:port[/]`, `unix://path` or `unix:path`.
+    /// Reads `host:port`, `http://host:port[/]`, `unix://path` or `unix:path`, and `https` and `unixs`
+    /// in their places.
     ///
     /// # Errors
-    /// Text that is none of these, and `https://` or `unixs://`, which this release cannot speak.
+    /// Text that is none of these.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let bad = |reason: &'static str| ConfigError::Endpoint {
             endpoint: text.to_owned(),
             reason,
         };
-        if text.starts_with("https://") || text.starts_with("unixs:") {
-            return Err(ConfigError::Tls(text.to_owned()));
-        }
-        if let Some(rest) = text.strip_prefix("unix:") {
+        let socket = match text.strip_prefix("unixs:") {
+            Some(rest) => Some((rest, Security::Tls)),
+            None => text
+                .strip_prefix("unix:")
+                .map(|rest| (rest, Security::IfConfigured)),
+        };
+        if let Some((rest, security)) = socket {
             let path = rest.strip_prefix("//").unwrap_or(rest);
             if path.is_empty() {
                 return Err(bad("the path of the unix socket is missing"));
             }
-            return Ok(Self::Unix(path.into()));
+            return Ok(Self {
+                address: Address::Unix(path.into()),
+                security,
+            });
         }
-        let rest = text.strip_prefix("http://").unwrap_or(text);
+        let (rest, security) = if let Some(rest) = text.strip_prefix("http://") {
+            (rest, Security::Plain)
+        } else if let Some(rest) = text.strip_prefix("https://") {
+            (rest, Security::Tls)
+        } else {
+            (text, Security::IfConfigured)
+        };
         if rest.contains("://") {
-            return Err(bad("unknown scheme; use http:// or none"));
+            return Err(bad("unknown scheme; use http://, https:// or none"));
         }
         let host = rest.split_once('/').map_or(rest, |(host, _)| host);
         if host.is_empty() {
@@ -54,24 +85,55 @@ impl Endpoint {
         if authority.port_u16().is_none() {
             return Err(bad("the port is missing; write host:port"));
         }
-        Ok(Self::Tcp(authority))
+        Ok(Self {
+            address: Address::Tcp(authority),
+            security,
+        })
+    }
+
+    /// Whether the scheme says that connections must be encrypted.
+    pub(crate) fn asks_for_tls(&self) -> bool {
+        self.security == Security::Tls
+    }
+
+    /// Whom the server's certificate must be for: the host, or a socket's file name without what
+    /// follows a colon, as in the original.
+    pub(crate) fn server_name(&self) -> String {
+        match &self.address {
+            Address::Tcp(authority) => {
+                let host = authority.host();
+                host.strip_prefix('[')
+                    .and_then(|host| host.strip_suffix(']'))
+                    .unwrap_or(host)
+                    .to_owned()
+            }
+            Address::Unix(path) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                match name.split_once(':') {
+                    Some((name, _)) => name.to_owned(),
+                    None => name.into_owned(),
+                }
+            }
+        }
     }
 
     /// The name put into a request's `:authority`.
     #[must_use]
     pub(crate) fn authority(&self) -> Authority {
-        match self {
-            Self::Tcp(authority) => authority.clone(),
-            Self::Unix(_) => Authority::from_static("localhost"),
+        match &self.address {
+            Address::Tcp(authority) => authority.clone(),
+            Address::Unix(_) => Authority::from_static("localhost"),
         }
     }
 }
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(authority) => authority.fmt(f),
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        match (&self.address, self.security) {
+            (Address::Tcp(authority), Security::Tls) => write!(f, "https://{authority}"),
+            (Address::Tcp(authority), _) => authority.fmt(f),
+            (Address::Unix(path), Security::Tls) => write!(f, "unixs://{}", path.display()),
+            (Address::Unix(path), _) => write!(f, "unix://{}", path.display()),
         }
     }
 }
@@ -96,11 +158,26 @@ mod tests {
         assert_eq!(parsed("http://[::1]:2379"), "[::1]:2379");
         assert_eq!(parsed("unix:///run/e.sock"), "unix:///run/e.sock");
         assert_eq!(parsed("unix:rel.sock"), "unix://rel.sock");
+        assert_eq!(parsed("https://[::1]:2379"), "https://[::1]:2379");
+        assert_eq!(parsed("unixs:///run/e.sock"), "unixs:///run/e.sock");
+    }
+
+    #[test]
+    fn a_certificate_must_be_for_the_host_or_the_sockets_name() {
+        let name = |text: &str| Endpoint::parse(text).map(|endpoint| endpoint.server_name());
+        for (text, wanted) in [
+            ("https://etcd-00:2379", "etcd-00"),
+            ("https://[::1]:2379", "::1"),
+            ("10.0.0.1:2379", "10.0.0.1"),
+            ("unixs:///run/localhost:2379", "localhost"),
+            ("unixs:rel.sock", "rel.sock"),
+        ] {
+            assert_eq!(name(text).expect("an endpoint"), wanted, "{text}");
+        }
     }
 
     #[test]
     fn what_is_refused_says_why() {
-        assert!(parsed("https://h:1").contains("TLS"));
         assert!(parsed("h").contains("port is missing"));
         assert!(parsed("").contains("address is missing"));
         assert!(parsed("ftp://h:1").contains("unknown scheme"));

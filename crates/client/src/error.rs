@@ -19,11 +19,9 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// An endpoint asks for TLS.
-    #[error(
-        "endpoint \"{0}\" asks for TLS, which this release of Ferrite does not speak yet; it comes with a later one. Use a http:// endpoint"
-    )]
-    Tls(String),
+    /// TLS cannot be configured.
+    #[error(transparent)]
+    Tls(#[from] ferrite_tls::TlsError),
     /// The token cannot stand in a header.
     #[error("the authentication token has characters that cannot be sent")]
     Token,

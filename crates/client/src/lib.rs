@@ -28,6 +28,7 @@ pub use error::{
     ConfigError, code_name, describe, is_local_deadline, is_table_error, last_failure,
 };
 pub use ferrite_proto::etcdserverpb as pb;
+pub use ferrite_tls as tls;
 pub use tonic::{Code, Status, Streaming};
 pub use watcher::{WatchEvent, Watcher};
 
@@ -66,7 +67,7 @@ impl Client {
     /// Checks the configuration and makes a client. Nothing is dialled until the first call.
     ///
     /// # Errors
-    /// No endpoint, or one that cannot be understood or is not supported (TLS).
+    /// No endpoint, or one that cannot be understood.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         Ok(Self {
             channel: Channel::new(config)?,

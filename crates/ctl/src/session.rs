@@ -1,7 +1,9 @@
 //! What the global flags come to: an output form, and clients for the endpoints.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use ferrite_client::tls::{ClientTls, TlsInfo};
 use ferrite_client::{Client, Config, describe};
 
 use crate::exit::{self, Failure};
@@ -20,7 +22,6 @@ pub struct Session {
     pub endpoints: Vec<String>,
     credentials: Option<(String, String)>,
     base: Config,
-    tls: bool,
 }
 
 impl Session {
@@ -35,17 +36,8 @@ impl Session {
             ));
         }
         let endpoints = values.list("endpoints");
-        let mut tls = !values.bool("insecure-transport");
-        for name in ["cert", "key", "cacert"] {
-            let text = values.text(name);
-            if text.is_empty() && values.changed(name) {
-                return Err(Failure::args(format!(
-                    "empty string is passed to --{name} option"
-                )));
-            }
-            tls |= !text.is_empty();
-        }
         let mut base = Config::new(Vec::<String>::new());
+        base.tls = tls(&values)?;
         base.dial_timeout = values.duration("dial-timeout");
         base.call_timeout = Some(values.duration("command-timeout"));
         base.keepalive_time = values.duration("keepalive-time");
@@ -76,7 +68,6 @@ impl Session {
             endpoints,
             credentials,
             base,
-            tls,
         })
     }
 
@@ -91,18 +82,18 @@ impl Session {
 
     /// A client for all endpoints.
     pub async fn client(&self) -> Result<Client, Failure> {
-        connect(self.base.clone(), self.all(), self.tls, self.user()).await
+        connect(self.base.clone(), self.all(), self.user()).await
     }
 
     /// A client for one endpoint.
     pub async fn client_at(&self, endpoint: &str) -> Result<Client, Failure> {
         let endpoints = vec![endpoint.to_owned()];
-        connect(self.base.clone(), endpoints, self.tls, self.user()).await
+        connect(self.base.clone(), endpoints, self.user()).await
     }
 
     /// A client for all endpoints whose calls wait for an answer as long as it takes.
     pub async fn patient_client(&self) -> Result<Client, Failure> {
-        connect(self.patient(), self.all(), self.tls, self.user()).await
+        connect(self.patient(), self.all(), self.user()).await
     }
 
     /// A patient client for the cluster that `make-mirror` writes to, with the `--dest-…` flags.
@@ -110,12 +101,18 @@ impl Session {
         let values = &self.values;
         let (user, password) = (values.text("dest-user"), values.text("dest-password"));
         let credentials = credentials(&user, &password, "Destination Password: ")?;
-        let files = ["dest-cert", "dest-key", "dest-cacert"];
-        let tls = !values.bool("dest-insecure-transport")
-            || files.iter().any(|name| !values.text(name).is_empty());
         let mut config = self.patient();
         config.token = None;
-        connect(config, vec![endpoint.to_owned()], tls, credentials.as_ref()).await
+        config.tls = encryption(
+            &TlsInfo {
+                cert_file: values.text("dest-cert"),
+                key_file: values.text("dest-key"),
+                trusted_ca_file: values.text("dest-cacert"),
+                ..TlsInfo::default()
+            },
+            values.bool("dest-insecure-transport"),
+        )?;
+        connect(config, vec![endpoint.to_owned()], credentials.as_ref()).await
     }
 
     fn user(&self) -> Option<&(String, String)> {
@@ -133,12 +130,8 @@ impl Session {
 async fn connect(
     mut config: Config,
     endpoints: Vec<String>,
-    tls: bool,
     credentials: Option<&(String, String)>,
 ) -> Result<Client, Failure> {
-    if tls && let Some(endpoint) = endpoints.iter().find(|e| !e.contains("://")) {
-        return Err(ferrite_client::ConfigError::Tls(endpoint.clone()).into());
-    }
     config.endpoints = endpoints;
     let dial_timeout = config.dial_timeout;
     let client = Client::new(config)?;
@@ -158,6 +151,35 @@ async fn connect(
         }
     }
     Ok(client)
+}
+
+/// How to encrypt connections, if the flags say anything about it.
+fn tls(values: &Values) -> Result<Option<Arc<ClientTls>>, Failure> {
+    for name in ["cert", "key", "cacert"] {
+        if values.text(name).is_empty() && values.changed(name) {
+            return Err(Failure::args(format!(
+                "empty string is passed to --{name} option"
+            )));
+        }
+    }
+    let info = TlsInfo {
+        cert_file: values.text("cert"),
+        key_file: values.text("key"),
+        trusted_ca_file: values.text("cacert"),
+        insecure_skip_verify: values.bool("insecure-skip-tls-verify"),
+        ..TlsInfo::default()
+    };
+    encryption(&info, values.bool("insecure-transport"))
+}
+
+fn encryption(info: &TlsInfo, insecure: bool) -> Result<Option<Arc<ClientTls>>, Failure> {
+    if insecure && *info == TlsInfo::default() {
+        return Ok(None);
+    }
+    match ClientTls::new(info, &["h2"]) {
+        Ok(tls) => Ok(Some(Arc::new(tls))),
+        Err(error) => Err(Failure::args(error.to_string())),
+    }
 }
 
 /// What `--debug` prints: every global setting, as the variable that would make it.

@@ -4,8 +4,10 @@
 
 mod changes;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use ferrite_client::tls::{ClientTls, TlsInfo};
 use ferrite_client::{Client, Config, describe, pb};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -48,8 +50,10 @@ Global options
   --total-timeout value   time limit of the command (default 5s)
   --username, -u value    user:password to authenticate with
   --output, -o value      accepted; the output is always the simple one
-  --no-sync, --debug, --discovery-srv, -D, --insecure-discovery,
-  --cert-file, --key-file, --ca-file   accepted
+  --no-sync, --debug, --discovery-srv, -D, --insecure-discovery   accepted
+  --cert-file value       file with this client's TLS certificate
+  --key-file value        file with the key of that certificate
+  --ca-file value         file with the authorities that servers' certificates are checked against
   --help, -h   --version, -v
 ";
 
@@ -59,6 +63,7 @@ struct Options {
     timeout: Duration,
     total_timeout: Duration,
     username: Option<String>,
+    tls: Option<Arc<ClientTls>>,
 }
 
 enum Start {
@@ -225,6 +230,12 @@ fn parse(arguments: &[String]) -> Result<Start, Failure> {
     let endpoints = value("endpoints")
         .or_else(environment)
         .unwrap_or_else(|| DEFAULT_ENDPOINTS.to_owned());
+    let file = |what: &str| {
+        let variable = format!("ETCDCTL_{}_FILE", what.to_uppercase());
+        value(&format!("{what}-file"))
+            .or_else(|| std::env::var(variable).ok())
+            .unwrap_or_default()
+    };
     let options = Options {
         endpoints: endpoints
             .split(',')
@@ -235,8 +246,26 @@ fn parse(arguments: &[String]) -> Result<Start, Failure> {
         timeout: limit("timeout", Duration::from_secs(2))?,
         total_timeout: limit("total-timeout", Duration::from_secs(5))?,
         username: value("username"),
+        tls: tls(&file("cert"), &file("key"), &file("ca"))?,
     };
     Ok(Start::Command(options, words))
+}
+
+/// How to encrypt connections to `https://` endpoints, if the flags say anything about it.
+fn tls(cert: &str, key: &str, authorities: &str) -> Result<Option<Arc<ClientTls>>, Failure> {
+    let info = TlsInfo {
+        cert_file: cert.to_owned(),
+        key_file: key.to_owned(),
+        trusted_ca_file: authorities.to_owned(),
+        ..TlsInfo::default()
+    };
+    if info == TlsInfo::default() {
+        return Ok(None);
+    }
+    match ClientTls::new(&info, &["h2"]) {
+        Ok(tls) => Ok(Some(Arc::new(tls))),
+        Err(error) => Err(Failure::new(exit::ERROR, error.to_string())),
+    }
 }
 
 /// The first member that answers at all. A stopped or a hanging one delays nobody.
@@ -246,6 +275,7 @@ async fn connect(options: &Options) -> Result<Client, Failure> {
         let mut config = Config::new([endpoint.clone()]);
         config.dial_timeout = options.timeout;
         config.call_timeout = Some(options.total_timeout);
+        config.tls.clone_from(&options.tls);
         attempts.spawn(async move { (index, Client::connect(config).await) });
     }
     let mut errors = Vec::new();
@@ -406,7 +436,8 @@ async fn check_all(options: &Options, list: &[pb::Member]) -> usize {
     for (index, member) in list.iter().enumerate() {
         let (urls, timeout) = (member.client_urls.clone(), options.timeout);
         let credentials = options.username.clone();
-        checks.spawn(async move { (index, check(&urls, timeout, credentials).await) });
+        let tls = options.tls.clone();
+        checks.spawn(async move { (index, check(&urls, timeout, credentials, tls).await) });
     }
     let mut verdicts = checks.join_all().await;
     verdicts.sort_by_key(|(index, _)| *index);
@@ -443,12 +474,18 @@ async fn check_all(options: &Options, list: &[pb::Member]) -> usize {
 }
 
 /// Reads a key through a quorum at the first of a member's URLs that answers.
-async fn check(urls: &[String], limit: Duration, username: Option<String>) -> Verdict {
+async fn check(
+    urls: &[String],
+    limit: Duration,
+    username: Option<String>,
+    tls: Option<Arc<ClientTls>>,
+) -> Verdict {
     let mut errors = Vec::new();
     for url in urls {
         let mut config = Config::new([url.clone()]);
         config.dial_timeout = limit;
         config.call_timeout = Some(limit);
+        config.tls.clone_from(&tls);
         let client = match Client::connect(config).await {
             Ok(client) => client,
             Err(error) => {

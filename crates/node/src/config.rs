@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ferrite_peer::Dialer;
+
 use crate::engine::DatabaseOptions;
 
 /// Everything the node needs to know. Paths need not exist.
@@ -68,6 +70,8 @@ pub struct Config {
     pub token_ttl: Duration,
     /// Applying for longer than this is logged.
     pub warn_apply: Duration,
+    /// How connections to other members are made.
+    pub dialer: Dialer,
 }
 
 /// How much memory each buffer may take. What the process needs for keys, connections and calls comes

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ferrite_apply::{ApplyError, LeaseView, ROOT};
 use ferrite_lease::{Expiry, Renewal};
-use ferrite_peer::{FetchError, HttpClient, HttpReply, PlainConnector};
+use ferrite_peer::{FetchError, HttpClient, HttpReply};
 use ferrite_proto::etcdserverpb::{
     InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseKeepAliveRequest,
     LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseTimeToLiveRequest, RequestHeader,
@@ -575,7 +575,7 @@ impl Node {
         A: Future<Output = Forwarded<T>>,
     {
         let timeout = self.0.config.request_timeout();
-        let client = HttpClient::new(Arc::new(PlainConnector), timeout, REPLY_BYTES_MAX);
+        let client = HttpClient::new(&self.0.config.dialer, timeout, REPLY_BYTES_MAX);
         let mut leader = self.status().watch_leader();
         let mut stopping = self.0.leases.stopping.subscribe();
         let work = async {

@@ -178,10 +178,11 @@ impl Node {
             transfers: Arc::clone(&transfers),
             events: events.clone(),
         });
-        let transport = Transport::start(
+        let transport = Transport::start_with(
             peer_config(&config, &member_id, cluster_id),
             handler,
             runtime.clone(),
+            &config.dialer,
         );
         for member in published.get_cluster().members.values() {
             if member.id != member_id {

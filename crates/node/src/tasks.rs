@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ferrite_apply::ApplyError;
 use ferrite_membership::{Cluster, Member, Version};
-use ferrite_peer::get_json;
+use ferrite_peer::{Dialer, get_json};
 use ferrite_proto::etcdserverpb::{
     AlarmRequest, AlarmType, InternalRaftRequest, alarm_request::AlarmAction,
 };
@@ -193,7 +193,8 @@ async fn server_version(node: &Node, member: &Member) -> Option<Version> {
     }
     let cluster_id = hex(node.cluster_id());
     let headers = [("X-Etcd-Cluster-ID", cluster_id.as_str())];
-    match get_json::<Versions>(&member.peer_urls, "/version", &headers, ASK_TIMEOUT).await {
+    let dialer = &node.config().dialer;
+    match get_json::<Versions>(dialer, &member.peer_urls, "/version", &headers, ASK_TIMEOUT).await {
         Ok((versions, _)) => versions.etcdserver.parse().ok(),
         Err(error) => {
             tracing::warn!(
@@ -207,11 +208,11 @@ async fn server_version(node: &Node, member: &Member) -> Option<Version> {
 }
 
 /// Asks the members behind `urls` what cluster they form. `None` when nobody answers.
-pub async fn ask_cluster(urls: &[String]) -> Option<RemoteCluster> {
+pub async fn ask_cluster(dialer: &Dialer, urls: &[String]) -> Option<RemoteCluster> {
     for url in urls {
         let urls = std::slice::from_ref(url);
         let Ok((members, headers)) =
-            get_json::<Vec<Member>>(urls, "/members", &[], ASK_TIMEOUT).await
+            get_json::<Vec<Member>>(dialer, urls, "/members", &[], ASK_TIMEOUT).await
         else {
             continue;
         };

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 
 use crate::body::{Body, full_body};
-use crate::conn::{ConnState, Connector, DeadlineIo, PlainConnector, dial};
+use crate::conn::{ConnState, Connector, DeadlineIo, Dialer, dial};
 use crate::url::PeerUrl;
 
 /// Why a request to a peer failed.
@@ -232,9 +232,9 @@ pub struct HttpClient {
 impl HttpClient {
     /// A client whose requests, the connection included, take at most `timeout`, and whose answers
     /// are at most `body_limit` bytes long.
-    pub fn new(connector: Arc<dyn Connector>, timeout: Duration, body_limit: usize) -> HttpClient {
+    pub fn new(dialer: &Dialer, timeout: Duration, body_limit: usize) -> HttpClient {
         HttpClient {
-            connector,
+            connector: Arc::clone(&dialer.0),
             timeout,
             body_limit,
         }
@@ -327,17 +327,18 @@ impl HttpClient {
     }
 }
 
-/// [`HttpClient::get_json`] over plain HTTP, with a limit of 16 MiB.
+/// [`HttpClient::get_json`] with a limit of 16 MiB.
 ///
 /// # Errors
 /// That of the last URL.
 pub async fn get_json<T: DeserializeOwned>(
+    dialer: &Dialer,
     urls: &[String],
     path: &str,
     headers: &[(&str, &str)],
     timeout: Duration,
 ) -> Result<(T, HeaderMap), FetchError> {
-    HttpClient::new(Arc::new(PlainConnector), timeout, 16 << 20)
+    HttpClient::new(dialer, timeout, 16 << 20)
         .get_json(urls, path, headers)
         .await
 }

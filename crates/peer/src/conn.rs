@@ -35,10 +35,44 @@ pub trait Connector: Send + Sync + 'static {
     fn connect<'a>(&'a self, url: &'a PeerUrl) -> BoxFuture<'a, io::Result<BoxedIo>>;
 }
 
+/// How a member's connections to others are made; clones share it.
+#[derive(Clone)]
+pub struct Dialer(pub Arc<dyn Connector>);
+
+impl Default for Dialer {
+    /// By plain TCP.
+    fn default() -> Self {
+        Dialer(Arc::new(PlainConnector))
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dialer")
+    }
+}
+
+/// Why a connection is turned away before its first request, with what the log says of it.
+#[derive(Clone, Debug, Default)]
+pub struct TurnedAway {
+    /// Why.
+    pub error: String,
+    /// The name it asked for.
+    pub server_name: String,
+    /// Addresses and host names in the certificate it showed, if it showed one.
+    pub names: Option<(Vec<String>, Vec<String>)>,
+    /// It went without a word: a line for debugging only.
+    pub silent: bool,
+}
+
 /// Turns an accepted TCP connection into one that carries HTTP.
 pub trait Acceptor: Send + Sync + 'static {
-    /// Does what must happen before the first request, such as a TLS handshake. The caller sets the time limit.
-    fn accept(&self, stream: TcpStream, remote: SocketAddr) -> BoxFuture<'_, io::Result<BoxedIo>>;
+    /// Does what must happen before the first request, such as a TLS handshake, and sets its own time limit.
+    fn accept(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+    ) -> BoxFuture<'_, Result<BoxedIo, TurnedAway>>;
 }
 
 /// Connects by plain TCP.
@@ -66,12 +100,16 @@ impl Connector for PlainConnector {
 pub struct PlainAcceptor;
 
 impl Acceptor for PlainAcceptor {
-    fn accept(&self, stream: TcpStream, _remote: SocketAddr) -> BoxFuture<'_, io::Result<BoxedIo>> {
+    fn accept(
+        &self,
+        stream: TcpStream,
+        _remote: SocketAddr,
+    ) -> BoxFuture<'_, Result<BoxedIo, TurnedAway>> {
         Box::pin(async move { Ok(Box::new(stream) as BoxedIo) })
     }
 }
 
-/// Connects within `limit`; a timeout reads like Go's.
+/// Connects within `limit`; a timeout reads like Go's. What a connector calls bad data is a handshake's own sentence.
 pub(crate) async fn dial(
     connector: &dyn Connector,
     url: &PeerUrl,
@@ -79,6 +117,7 @@ pub(crate) async fn dial(
 ) -> io::Result<BoxedIo> {
     match tokio::time::timeout(limit, connector.connect(url)).await {
         Ok(Ok(io)) => Ok(io),
+        Ok(Err(e)) if e.kind() == io::ErrorKind::InvalidData => Err(e),
         Ok(Err(e)) => Err(io::Error::new(
             e.kind(),
             format!("dial tcp {}:{}: connect: {e}", url.host(), url.port()),

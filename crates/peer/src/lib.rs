@@ -31,7 +31,9 @@ mod url;
 pub use body::{Body, BoxError, full_body};
 pub use client::{FetchError, HttpClient, HttpReply, get_json};
 pub use config::{Config, Handler, Refused, SnapshotSource};
-pub use conn::{Acceptor, BoxFuture, BoxedIo, Connector, Io, PlainAcceptor, PlainConnector};
+pub use conn::{
+    Acceptor, BoxFuture, BoxedIo, Connector, Dialer, Io, PlainAcceptor, PlainConnector, TurnedAway,
+};
 pub use serve::{Fallback, serve, serve_with};
 pub use stats::{HistogramSnapshot, PeerStats, TransportStats};
 pub use transport::Transport;

@@ -25,7 +25,7 @@ use crate::body::{Body, full_body};
 use crate::client::chain;
 use crate::codec::{DecodeError, MESSAGE_LIMIT, MessageDecoder, decode_body};
 use crate::config::Refused;
-use crate::conn::{Acceptor, BoxFuture, ConnState, DeadlineIo, PlainAcceptor, ReadMode};
+use crate::conn::{Acceptor, BoxFuture, ConnState, DeadlineIo, PlainAcceptor, ReadMode, TurnedAway};
 use crate::headers::{self, CLUSTER_ID, PEER_URLS, RAFT_TO, SERVER_FROM, SERVER_VERSION};
 use crate::logfmt::{hex, human_bytes, parse_hex, rfc3339, type_name};
 use crate::peer::{Rejected, StreamKind, check_receiver, receive};
@@ -131,21 +131,18 @@ async fn connection(
         let config = &server.transport.shared.core.config;
         (config.read_timeout, config.write_timeout)
     };
-    let rejected = |error: &dyn std::fmt::Display| {
-        tracing::warn!(
-            "remote-addr" = %remote,
-            error = error.to_string(),
-            "rejected connection on peer endpoint"
-        );
-    };
     // Delayed small packets cost heartbeats forty milliseconds.
     if let Err(error) = stream.set_nodelay(true) {
-        return rejected(&error);
+        tracing::warn!("remote-addr" = %remote, %error, "rejected connection on peer endpoint");
+        return;
     }
-    let io = match tokio::time::timeout(read_timeout, acceptor.accept(stream, remote)).await {
-        Ok(Ok(io)) => io,
-        Ok(Err(error)) => return rejected(&error),
-        Err(_) => return rejected(&"handshake timeout"),
+    let accepted = tokio::select! {
+        accepted = acceptor.accept(stream, remote) => accepted,
+        _ = stopped.wait_for(|stop| *stop) => return,
+    };
+    let io = match accepted {
+        Ok(io) => io,
+        Err(why) => return turned_away(remote, &why),
     };
     let state = Arc::new(ConnState::default());
     let io = DeadlineIo::new(io, state.clone(), Some(read_timeout), Some(write_timeout));
@@ -171,6 +168,32 @@ async fn connection(
     if !state.is_silent() {
         conn.as_mut().graceful_shutdown();
         let _ = conn.await;
+    }
+}
+
+fn turned_away(remote: SocketAddr, why: &TurnedAway) {
+    let (server_name, error) = (why.server_name.as_str(), why.error.as_str());
+    match &why.names {
+        _ if why.silent => tracing::debug!(
+            "remote-addr" = %remote,
+            "server-name" = server_name,
+            error,
+            "rejected connection on peer endpoint"
+        ),
+        Some((addresses, hosts)) => tracing::warn!(
+            "remote-addr" = %remote,
+            "server-name" = server_name,
+            "ip-addresses" = ?addresses,
+            "dns-names" = ?hosts,
+            error,
+            "rejected connection on peer endpoint"
+        ),
+        None => tracing::warn!(
+            "remote-addr" = %remote,
+            "server-name" = server_name,
+            error,
+            "rejected connection on peer endpoint"
+        ),
     }
 }
 

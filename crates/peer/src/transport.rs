@@ -10,7 +10,7 @@ use ferrite_proto::raftpb::{Message, MessageType};
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{Config, Handler};
-use crate::conn::{Connector, PlainConnector};
+use crate::conn::Dialer;
 use crate::headers::OwnHeaders;
 use crate::logfmt::{hex, type_name};
 use crate::peer::{Core, Peer};
@@ -53,7 +53,7 @@ impl Transport {
         handler: Arc<dyn Handler>,
         runtime: tokio::runtime::Handle,
     ) -> Transport {
-        Transport::start_with(config, handler, runtime, Arc::new(PlainConnector))
+        Transport::start_with(config, handler, runtime, &Dialer::default())
     }
 
     /// Starts a transport with its own way to make connections, such as TLS.
@@ -61,13 +61,13 @@ impl Transport {
         config: Config,
         handler: Arc<dyn Handler>,
         runtime: tokio::runtime::Handle,
-        connector: Arc<dyn Connector>,
+        dialer: &Dialer,
     ) -> Transport {
         let headers = OwnHeaders::new(&config);
         let core = Arc::new(Core {
             config,
             handler,
-            connector,
+            connector: Arc::clone(&dialer.0),
             runtime,
             headers,
             sending_snapshots: AtomicU64::new(0),

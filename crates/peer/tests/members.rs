@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use ferrite_peer::{FetchError, get_json};
+use ferrite_peer::{Dialer, FetchError, get_json};
 use ferrite_proto::raftpb::{Entry, Message, MessageType};
 
 fn multi() -> tokio::runtime::Runtime {
@@ -388,11 +388,11 @@ fn json_is_fetched_from_the_first_url_that_answers() {
         let a = Member::start(0x121).await;
         let urls = ["http://127.0.0.1:1".to_owned(), a.url()];
         let limit = Duration::from_secs(5);
-        let (value, _) = get_json::<serde_json::Value>(&urls, "/members", &[], limit)
+        let (value, _) = get_json::<serde_json::Value>(&Dialer::default(), &urls, "/members", &[], limit)
             .await
             .expect("JSON");
         assert_eq!(value["path"], "/members");
-        let error = get_json::<serde_json::Value>(&[a.url()], "/raft/x", &[], limit).await;
+        let error = get_json::<serde_json::Value>(&Dialer::default(), &[a.url()], "/raft/x", &[], limit).await;
         assert!(matches!(error, Err(FetchError::Status { .. })), "{error:?}");
         a.stop().await;
     });

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use ferrite_auth::password;
 use ferrite_node::Config as NodeConfig;
+use ferrite_peer::Dialer;
 
 use crate::auth::{Gate, Tokens};
 use crate::flags::{Url, Values};
 use crate::log::{Format, Output, Severity};
 use crate::memory;
+use crate::tls;
 use crate::service::watch::PROGRESS_INTERVAL_MIN;
 
 /// The default quota, as etcd's.
@@ -41,6 +43,8 @@ pub struct Config {
     pub watch_progress_interval: Duration,
     /// Recognises callers.
     pub gate: Arc<Gate>,
+    /// Certificates and what else belongs to TLS.
+    pub tls: tls::Settings,
     /// Things worth a line in the log.
     pub warnings: Vec<String>,
 }
@@ -133,12 +137,22 @@ pub fn read(values: &Values) -> Result<Config, String> {
         );
     }
     let peer_urls = values.urls("initial-advertise-peer-urls");
-    for url in peer_urls.iter().chain(&client_urls) {
-        if url.scheme != "http" {
-            return Err(format!(
-                "{url}: only http:// is served so far; TLS and unix sockets come with a later release of Ferrite"
-            ));
-        }
+    check_advertised(&peer_urls).map_err(|why| {
+        format!(
+            "--initial-advertise-peer-urls {:?} must be \"host:port\" ({why})",
+            joined(&peer_urls)
+        )
+    })?;
+    check_advertised(&client_urls).map_err(|why| {
+        format!(
+            "--advertise-client-urls {:?} must be in the format \"host:port\", \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" ({why})",
+            joined(&client_urls)
+        )
+    })?;
+    if let Some(url) = listen_peer.iter().chain(&peer_urls).find(|url| url.is_socket()) {
+        return Err(format!(
+            "{url}: members do not talk over unix sockets in Ferrite; give a http:// or https:// URL"
+        ));
     }
     let tick_ms = values.unsigned("heartbeat-interval");
     let election_ms = values.unsigned("election-timeout");
@@ -216,6 +230,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
             password::COST_DEFAULT
         }
     };
+    let tls = tls::read(values)?;
     let size = |name: &str| usize::try_from(values.unsigned(name)).unwrap_or(usize::MAX);
     let node = NodeConfig {
         data_dir: PathBuf::from(data_dir),
@@ -252,6 +267,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         peer_write_timeout: values.duration("raft-write-timeout").max(PEER_TIMEOUT_MIN),
         token_ttl: Duration::from_secs(or("auth-token-ttl", TOKEN_TTL_SECONDS)),
         warn_apply: values.duration("warning-apply-duration"),
+        dialer: Dialer::default(),
         name,
     };
     Ok(Config {
@@ -261,15 +277,27 @@ pub fn read(values: &Values) -> Result<Config, String> {
         warn_unary: values.duration("warning-unary-request-duration"),
         watch_progress_interval,
         gate: Arc::new(Gate::new(tokens, bcrypt_cost)),
+        tls,
         warnings,
     })
 }
 
+fn joined(urls: &[Url]) -> String {
+    let texts: Vec<String> = urls.iter().map(Url::to_string).collect();
+    texts.join(",")
+}
+
+fn check_advertised(urls: &[Url]) -> Result<(), String> {
+    let nobody = |url: &&Url| url.host_port().is_some_and(|(host, _)| host.is_empty());
+    match urls.iter().find(nobody) {
+        Some(url) => Err(format!("unexpected empty host ({url})")),
+        None => Ok(()),
+    }
+}
+
 fn check_listen(url: &Url) -> Result<(), String> {
-    if url.scheme != "http" {
-        return Err(format!(
-            "{url}: only http:// is served so far; TLS and unix sockets come with a later release of Ferrite"
-        ));
+    if url.is_socket() {
+        return Ok(());
     }
     match url.host_port() {
         Some((host, _)) if host == "localhost" || host.parse::<std::net::IpAddr>().is_ok() => {
@@ -353,6 +381,26 @@ mod tests {
         assert_eq!(
             refused(&["--listen-peer-urls", "http://example.com:2380"]),
             "expected IP in URL for binding (http://example.com:2380)"
+        );
+        assert_eq!(
+            refused(&["--advertise-client-urls", "http://:2379"]),
+            "--advertise-client-urls \"http://:2379\" must be in the format \"host:port\", \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" (unexpected empty host (http://:2379))"
+        );
+        assert_eq!(
+            refused(&["--initial-advertise-peer-urls", "http://:2380"]),
+            "--initial-advertise-peer-urls \"http://:2380\" must be \"host:port\" (unexpected empty host (http://:2380))"
+        );
+        assert_eq!(
+            refused(&["--tls-min-version", "TLS1.1"]),
+            "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)"
+        );
+        assert_eq!(
+            refused(&["--tls-min-version", "TLS1.3", "--tls-max-version", "TLS1.2"]),
+            "min version (TLS1.3) is greater than max version (TLS1.2)"
+        );
+        assert_eq!(
+            refused(&["--tls-min-version", "TLS1.3", "--cipher-suites", "x"]),
+            "cipher suites cannot be configured when only TLS1.3 is enabled"
         );
         assert_eq!(
             refused(&["--election-timeout", "50"]),

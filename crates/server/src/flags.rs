@@ -60,6 +60,7 @@ const fn flag(
 const MEMBER: &str = "Member";
 const CLUSTERING: &str = "Clustering";
 const AUTH: &str = "Auth";
+const SECURITY: &str = "Security";
 const LOGGING: &str = "Logging";
 const UNSAFE: &str = "Unsafe feature";
 
@@ -302,6 +303,174 @@ pub const FLAGS: &[Flag] = &[
         "300",
         AUTH,
         "Seconds a simple token lives without being used.",
+    ),
+    flag(
+        "cert-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Certificate that clients are shown (PEM); read again at every handshake.",
+    ),
+    flag(
+        "key-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Its key (PEM).",
+    ),
+    flag(
+        "client-cert-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Certificate for dialling where one is asked for; checked at start.",
+    ),
+    flag(
+        "client-key-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Its key (PEM).",
+    ),
+    flag(
+        "client-cert-auth",
+        Kind::Bool,
+        "false",
+        SECURITY,
+        "Let in only clients with a certificate; with users, its common name is the user.",
+    ),
+    flag(
+        "trusted-ca-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Authorities that clients' certificates must come from (PEM); read again at every handshake.",
+    ),
+    flag(
+        "client-crl-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "List of revoked client certificates (DER or PEM); read again at every handshake.",
+    ),
+    flag(
+        "client-cert-allowed-hostname",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Host names, with commas between, for one of which a client's certificate must be valid.",
+    ),
+    flag(
+        "auto-tls",
+        Kind::Bool,
+        "false",
+        SECURITY,
+        "Make a certificate for clients where none is given; nobody can check it.",
+    ),
+    flag(
+        "peer-cert-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Certificate that other members are shown (PEM); read again at every handshake.",
+    ),
+    flag(
+        "peer-key-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Its key (PEM).",
+    ),
+    flag(
+        "peer-client-cert-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Certificate to show when connecting to members; --peer-cert-file when empty.",
+    ),
+    flag(
+        "peer-client-key-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Its key (PEM).",
+    ),
+    flag(
+        "peer-client-cert-auth",
+        Kind::Bool,
+        "false",
+        SECURITY,
+        "Let in only members with a certificate.",
+    ),
+    flag(
+        "peer-trusted-ca-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Authorities that members' certificates must come from (PEM); read again at every handshake.",
+    ),
+    flag(
+        "peer-crl-file",
+        Kind::Text,
+        "",
+        SECURITY,
+        "List of revoked member certificates (DER or PEM); read again at every handshake.",
+    ),
+    flag(
+        "peer-cert-allowed-cn",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Common names, with commas between, of which a member's certificate must bear one.",
+    ),
+    flag(
+        "peer-cert-allowed-hostname",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Host names, with commas between, for one of which a member's certificate must be valid.",
+    ),
+    flag(
+        "peer-skip-client-san-verification",
+        Kind::Bool,
+        "false",
+        SECURITY,
+        "Do not hold a member's certificate against the address it comes from.",
+    ),
+    flag(
+        "peer-auto-tls",
+        Kind::Bool,
+        "false",
+        SECURITY,
+        "Make a certificate for members where none is given; nobody can check it.",
+    ),
+    flag(
+        "self-signed-cert-validity",
+        Kind::Unsigned,
+        "1",
+        SECURITY,
+        "Years that certificates of --auto-tls and --peer-auto-tls are good for.",
+    ),
+    flag(
+        "cipher-suites",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Suites of TLS 1.2 to allow, by Go's names with commas between; all when empty.",
+    ),
+    flag(
+        "tls-min-version",
+        Kind::Text,
+        "TLS1.2",
+        SECURITY,
+        "Oldest version of TLS to speak: TLS1.2 or TLS1.3.",
+    ),
+    flag(
+        "tls-max-version",
+        Kind::Text,
+        "",
+        SECURITY,
+        "Newest version of TLS to speak: TLS1.2 or TLS1.3; the newest there is when empty.",
     ),
     flag(
         "logger",
@@ -653,9 +822,19 @@ pub struct Url {
 }
 
 impl Url {
+    /// Whether it is the path of a socket.
+    pub fn is_socket(&self) -> bool {
+        self.scheme.starts_with("unix")
+    }
+
+    /// Whether connections are to be encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.scheme.as_str(), "https" | "unixs")
+    }
+
     /// Host and port apart; `None` for sockets.
     pub fn host_port(&self) -> Option<(&str, u16)> {
-        if self.scheme.starts_with("unix") {
+        if self.is_socket() {
             return None;
         }
         let (host, port) = self.address.rsplit_once(':')?;
@@ -685,6 +864,11 @@ pub fn parse_urls(text: &str) -> Result<Vec<Url>, String> {
         let part = part.trim();
         let (scheme, address) = part
             .split_once("://")
+            // A socket may do without the slashes.
+            .or_else(|| {
+                part.split_once(':')
+                    .filter(|(scheme, path)| scheme.starts_with("unix") && !path.is_empty())
+            })
             .filter(|(scheme, _)| matches!(*scheme, "http" | "https" | "unix" | "unixs"))
             .ok_or_else(|| format!("URL scheme must be http, https, unix, or unixs: {part}"))?;
         if scheme.starts_with("http") {
@@ -707,6 +891,8 @@ pub fn parse_urls(text: &str) -> Result<Vec<Url>, String> {
                 scheme: scheme.into(),
                 address: host.into(),
             });
+        } else if address.is_empty() {
+            return Err(format!("URL has no path of a socket: {part}"));
         } else {
             urls.push(Url {
                 scheme: scheme.into(),
@@ -734,7 +920,7 @@ pub const USAGE: &str = "Usage:
 /// The list of flags for `--help`.
 pub fn help() -> String {
     let mut out = String::new();
-    for group in [MEMBER, CLUSTERING, LOGGING, UNSAFE] {
+    for group in [MEMBER, CLUSTERING, SECURITY, LOGGING, UNSAFE] {
         out.push_str(&format!("\n{group}:\n"));
         for flag in FLAGS.iter().filter(|flag| flag.group == group) {
             out.push_str(&format!(
@@ -853,6 +1039,11 @@ mod tests {
         let urls = parse_urls("http://b:2,http://a:1").expect("valid");
         assert_eq!(urls[0].to_string(), "http://a:1");
         assert_eq!(urls[1].host_port(), Some(("b", 2)));
+        let sockets = parse_urls("unix:///run/a:2379,unixs:/run/b,unix://rel:1").expect("valid");
+        let sockets: Vec<String> = sockets.iter().map(|url| url.address.clone()).collect();
+        assert_eq!(sockets, ["/run/a:2379", "rel:1", "/run/b"]);
+        assert!(parse_urls("unix://").is_err());
+        assert!(parse_urls("unix:").is_err());
         assert!(parse_urls("http://a").is_err());
         assert!(parse_urls("ftp://a:1").is_err());
         assert!(parse_urls("http://a:1/path").is_err());

@@ -2,11 +2,14 @@
 
 pub mod auth;
 pub mod config;
+pub mod conn;
 pub mod errors;
 pub mod flags;
 pub mod http;
+pub mod listen;
 pub mod log;
 pub mod memory;
 pub mod run;
 pub mod serve;
 pub mod service;
+pub mod tls;

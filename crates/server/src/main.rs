@@ -73,9 +73,13 @@ fn invalid(text: &str) -> ExitCode {
 }
 
 fn failed(error: &RunError) -> ExitCode {
+    let message = match error {
+        RunError::SelfSigned { what, .. } => what,
+        _ => "discovery failed",
+    };
     log::fatal(
         &log::caller(file!(), line!()),
-        "discovery failed",
+        message,
         &error.to_string(),
     )
 }

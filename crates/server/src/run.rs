@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use ferrite_node::config::ETCD_VERSION;
 use ferrite_node::{Node, OnFatal, StartError, hex, recover, tasks};
+use ferrite_peer::Acceptor;
+use ferrite_tls::TlsInfo;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::{Config, bind};
+use crate::listen::{ClientPort, Speech, client_ports};
 use crate::serve::{ClientServer, ServeError, peer_body};
 use crate::service::Context;
-use crate::{http, log};
+use crate::{http, log, tls};
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,14 @@ pub enum RunError {
     /// An address cannot be listened on.
     #[error("{0}")]
     Listen(String),
+    /// A certificate of its own cannot be made.
+    #[error("{error}")]
+    SelfSigned {
+        /// For whom.
+        what: &'static str,
+        /// Why.
+        error: ferrite_tls::TlsError,
+    },
     /// The member cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -79,12 +90,25 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     let mut signals = Signals::new()?;
     // Addresses first: if they are taken, nothing on disk has been touched.
     tracing::info!("listen-peer-urls" = ?urls(&config.listen_peer), "configuring peer listeners");
-    let peer_listeners = bind_all(&config.listen_peer)?;
+    let own = |what: &'static str| move |error| RunError::SelfSigned { what, error };
+    let data_dir = &config.node.data_dir;
+    let peer_tls = config
+        .tls
+        .for_peers(data_dir, &config.listen_peer)
+        .map_err(own("failed to get peer self-signed certs"))?;
+    let peer_listeners = bind_all(&config.listen_peer, &peer_tls)?;
     tracing::info!("listen-client-urls" = ?urls(&config.listen_client), "configuring client listeners");
-    let client_listeners = bind_all(&config.listen_client)?;
+    let client_tls = config
+        .tls
+        .for_clients(data_dir, &config.listen_client)
+        .map_err(own("failed to get client self-signed certs"))?;
+    let client_ports =
+        client_ports(&config.listen_client, &client_tls).map_err(RunError::Listen)?;
+    let mut node_config = config.node.clone();
+    node_config.dialer = tls::peer_dialer(&peer_tls).map_err(RunError::Listen)?;
     banner(config);
     let recovered = tokio::select! {
-        recovered = prepare(config) => recovered?,
+        recovered = prepare(config, &node_config) => recovered?,
         number = signals.recv() => return Ok(Outcome::Signal(number)),
     };
     let on_fatal = OnFatal::new(|reason| {
@@ -95,7 +119,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         )
     });
     let runtime = tokio::runtime::Handle::current();
-    let (node, events) = Node::start(config.node.clone(), recovered, &runtime, on_fatal)?;
+    let (node, events) = Node::start(node_config, recovered, &runtime, on_fatal)?;
     tracing::info!(
         "local-member-id" = %hex(node.member_id()),
         "local-server-version" = ETCD_VERSION,
@@ -106,7 +130,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     // Messages of other members arrive on this thread.
     tokio::spawn(node.clone().serve_port());
     let stop_peers = Arc::new(Notify::new());
-    let peers = serve_peers(&node, peer_listeners, &config.listen_peer, &stop_peers)?;
+    let peers = serve_peers(&node, peer_listeners, &stop_peers)?;
     tracing::info!(
         "local-member-id" = %hex(node.member_id()),
         "initial-advertise-peer-urls" = ?config.node.peer_urls,
@@ -125,7 +149,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
 
     let mut clients = None;
     let outcome = tokio::select! {
-        served = publish_and_serve(&node, client_listeners, config) => {
+        served = publish_and_serve(&node, client_ports, config) => {
             clients = Some(served?);
             tokio::select! {
                 number = signals.recv() => Outcome::Signal(number),
@@ -165,14 +189,17 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
 }
 
 /// Recovery reads files and may wait for a lock: off the runtime, so that a signal still ends it.
-async fn prepare(config: &Config) -> Result<recover::Recovered, RunError> {
-    let initialized = recover::is_initialized(&config.node);
+async fn prepare(
+    config: &Config,
+    node_config: &ferrite_node::Config,
+) -> Result<recover::Recovered, RunError> {
+    let initialized = recover::is_initialized(node_config);
     let remote = if initialized {
         None
     } else {
-        tasks::ask_cluster(&others(config)).await
+        tasks::ask_cluster(&node_config.dialer, &others(config)).await
     };
-    let node_config = config.node.clone();
+    let node_config = node_config.clone();
     let (sender, receiver) = oneshot::channel();
     std::thread::Builder::new()
         .name("recover".into())
@@ -206,16 +233,19 @@ fn others(config: &Config) -> Vec<String> {
 /// A member answers no client before its own attributes have been committed and applied.
 async fn publish_and_serve(
     node: &Node,
-    listeners: Vec<TcpListener>,
+    ports: Vec<ClientPort>,
     config: &Config,
 ) -> Result<ClientServer, RunError> {
     if tasks::publish(node).await.is_err() {
         // Stopping: the caller's other branch says why.
         std::future::pending::<()>().await;
     }
-    let addresses: Vec<String> = listeners.iter().map(address).collect();
+    let addresses: Vec<(String, Arc<Speech>)> = ports
+        .iter()
+        .map(|port| (port.address.clone(), Arc::clone(&port.speech)))
+        .collect();
     let server = ClientServer::start(
-        listeners,
+        ports,
         &Context {
             node: node.clone(),
             gate: Arc::clone(&config.gate),
@@ -223,12 +253,21 @@ async fn publish_and_serve(
             warn_unary: config.warn_unary,
         },
     )?;
-    for (address, _) in addresses.iter().zip(&config.listen_client) {
-        tracing::info!(
-            traffic = "grpc+http",
-            address = address.as_str(),
-            "serving client traffic insecurely; this is strongly discouraged!"
-        );
+    for (address, speech) in addresses {
+        if speech.plain {
+            tracing::info!(
+                traffic = "grpc+http",
+                address,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
+        if speech.tls.is_some() {
+            tracing::info!(
+                traffic = "grpc+http",
+                address,
+                "serving client traffic securely"
+            );
+        }
     }
     tracing::info!("ready to serve client requests");
     Ok(server)
@@ -236,12 +275,11 @@ async fn publish_and_serve(
 
 fn serve_peers(
     node: &Node,
-    listeners: Vec<TcpListener>,
-    urls: &[crate::flags::Url],
+    listeners: Vec<(TcpListener, Arc<dyn Acceptor>)>,
     stop: &Arc<Notify>,
 ) -> Result<Vec<tokio::task::JoinHandle<()>>, RunError> {
     let mut tasks = Vec::new();
-    for (listener, _) in listeners.into_iter().zip(urls) {
+    for (listener, acceptor) in listeners {
         let address = address(&listener);
         listener.set_nonblocking(true).map_err(RunError::Runtime)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(RunError::Runtime)?;
@@ -254,16 +292,25 @@ fn serve_peers(
         let transport = node.transport().clone();
         let stop = Arc::clone(stop);
         tasks.push(tokio::spawn(async move {
-            ferrite_peer::serve(listener, transport, fallback, stop.notified()).await;
+            ferrite_peer::serve_with(listener, transport, fallback, acceptor, stop.notified()).await;
         }));
     }
     Ok(tasks)
 }
 
-fn bind_all(urls: &[crate::flags::Url]) -> Result<Vec<TcpListener>, RunError> {
+/// The sockets for other members, each with what is spoken there.
+fn bind_all(
+    urls: &[crate::flags::Url],
+    info: &TlsInfo,
+) -> Result<Vec<(TcpListener, Arc<dyn Acceptor>)>, RunError> {
     urls.iter()
-        .map(|url| bind(url).map_err(RunError::Listen))
-        .collect()
+        .map(|url| {
+            let listener = bind(url)?;
+            let acceptor = tls::peer_acceptor(url, &address(&listener), info)?;
+            Ok((listener, acceptor))
+        })
+        .collect::<Result<_, String>>()
+        .map_err(RunError::Listen)
 }
 
 fn address(listener: &TcpListener) -> String {

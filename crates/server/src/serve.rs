@@ -3,12 +3,12 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::TcpListener as StdListener;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderValue, Request, Response, Version};
 use bytes::Bytes;
 use ferrite_proto::etcdserverpb::auth_server::AuthServer;
@@ -30,7 +30,9 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use crate::auth::CertificateName;
+use crate::conn::{Encrypted, RawSocket, Socket, Stream, establish};
 use crate::http;
+use crate::listen::{ClientPort, Listener, Speech};
 use crate::service::Context;
 use crate::service::auth::AuthService;
 use crate::service::cluster::ClusterService;
@@ -107,7 +109,7 @@ impl Services {
     }
 
     async fn serve(&mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        if request.version() != Version::HTTP_2 {
+        if request.version() != Version::HTTP_2 || is_plain_over_tls(&request) {
             return Ok(self.plain(&request).await);
         }
         let started = Instant::now();
@@ -195,6 +197,15 @@ impl Services {
     }
 }
 
+/// Over TLS a browser speaks HTTP/2 as well; in clear text nobody but gRPC does.
+fn is_plain_over_tls(request: &Request<Incoming>) -> bool {
+    request.extensions().get::<PeerCommonName>().is_some()
+        && !request
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 fn unimplemented(text: &str) -> Response<Body> {
     tonic::Status::unimplemented(text).into_http()
 }
@@ -215,14 +226,14 @@ impl ClientServer {
     ///
     /// # Errors
     /// A thread or runtime that cannot be made.
-    pub fn start(listeners: Vec<StdListener>, context: &Context) -> Result<Self, ServeError> {
+    pub fn start(ports: Vec<ClientPort>, context: &Context) -> Result<Self, ServeError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let count = (cores / 2).clamp(1, THREADS_MAX);
         let (stop, stopped) = watch::channel(false);
         let mut inboxes = Vec::new();
         let mut threads = Vec::new();
         for index in 0..count {
-            let (inbox, connections) = mpsc::unbounded_channel::<std::net::TcpStream>();
+            let (inbox, connections) = mpsc::unbounded_channel::<Arrived>();
             inboxes.push(inbox);
             let services = Services::new(context.clone());
             let stopped = stopped.clone();
@@ -238,8 +249,11 @@ impl ClientServer {
         }
         let inboxes = Arc::new(inboxes);
         let next = Arc::new(AtomicUsize::new(0));
-        for listener in listeners {
-            listener.set_nonblocking(true)?;
+        for port in ports {
+            match &port.listener {
+                Listener::Tcp(listener) => listener.set_nonblocking(true)?,
+                Listener::Unix(listener, _) => listener.set_nonblocking(true)?,
+            }
             let inboxes = Arc::clone(&inboxes);
             let next = Arc::clone(&next);
             let stopped = stopped.clone();
@@ -248,7 +262,7 @@ impl ClientServer {
                 .build()?;
             let thread = std::thread::Builder::new()
                 .name("accept".into())
-                .spawn(move || runtime.block_on(accept(listener, &inboxes, &next, stopped)))?;
+                .spawn(move || runtime.block_on(accept(port, &inboxes, &next, stopped)))?;
             threads.push(thread);
         }
         Ok(ClientServer { threads, stop })
@@ -264,14 +278,55 @@ impl ClientServer {
     }
 }
 
+/// A connection that was accepted, on its way to the thread that serves it.
+struct Arrived {
+    socket: RawSocket,
+    speech: Arc<Speech>,
+    remote: String,
+}
+
+/// A listener in the runtime that accepts.
+enum Door {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Door {
+    async fn accept(&self) -> std::io::Result<(RawSocket, String)> {
+        match self {
+            Door::Tcp(listener) => {
+                let (stream, remote) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((RawSocket::Tcp(stream.into_std()?), remote.to_string()))
+            }
+            Door::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // As Go names the other end of a socket that has no name.
+                Ok((RawSocket::Unix(stream.into_std()?), "@".to_owned()))
+            }
+        }
+    }
+}
+
 async fn accept(
-    listener: StdListener,
-    inboxes: &[mpsc::UnboundedSender<std::net::TcpStream>],
+    port: ClientPort,
+    inboxes: &[mpsc::UnboundedSender<Arrived>],
     next: &AtomicUsize,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
+    // The socket's file goes when this function ends.
+    let (door, _file) = match port.listener {
+        Listener::Tcp(listener) => (
+            tokio::net::TcpListener::from_std(listener).map(Door::Tcp),
+            None,
+        ),
+        Listener::Unix(listener, file) => (
+            tokio::net::UnixListener::from_std(listener).map(Door::Unix),
+            Some(file),
+        ),
+    };
+    let door = match door {
+        Ok(door) => door,
         Err(error) => {
             tracing::error!(error = %error, "cannot accept connections on a client address");
             return;
@@ -279,17 +334,19 @@ async fn accept(
     };
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = door.accept() => accepted,
             _ = stopped.wait_for(|stop| *stop) => return,
         };
-        match accepted.and_then(|(stream, _)| {
-            stream.set_nodelay(true)?;
-            stream.into_std()
-        }) {
-            Ok(stream) => {
+        match accepted {
+            Ok((socket, remote)) => {
                 let index = next.fetch_add(1, Ordering::Relaxed) % inboxes.len();
                 if let Some(inbox) = inboxes.get(index) {
-                    let _stopping = inbox.send(stream);
+                    let speech = Arc::clone(&port.speech);
+                    let _stopping = inbox.send(Arrived {
+                        socket,
+                        speech,
+                        remote,
+                    });
                 }
             }
             Err(error) => {
@@ -302,26 +359,33 @@ async fn accept(
 }
 
 async fn serve_connections(
-    mut connections: mpsc::UnboundedReceiver<std::net::TcpStream>,
+    mut connections: mpsc::UnboundedReceiver<Arrived>,
     services: Services,
     mut stopped: watch::Receiver<bool>,
 ) {
     tokio::spawn(services.context.node.clone().serve_port());
     let open = Arc::new(());
     loop {
-        let stream = tokio::select! {
-            stream = connections.recv() => stream,
+        let arrived = tokio::select! {
+            arrived = connections.recv() => arrived,
             _ = stopped.wait_for(|stop| *stop) => None,
         };
-        let Some(stream) = stream else { break };
-        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {
+        let Some(arrived) = arrived else { break };
+        let Ok(socket) = Socket::try_from(arrived.socket) else {
             continue;
         };
+        let (speech, remote) = (arrived.speech, arrived.remote);
         let guard = Arc::clone(&open);
         let services = services.clone();
-        let stopped = stopped.clone();
+        let mut stopped = stopped.clone();
         tokio::spawn(async move {
-            serve_connection(stream, services, stopped).await;
+            let established = tokio::select! {
+                established = establish(socket, &speech, &remote) => established,
+                _ = stopped.wait_for(|stop| *stop) => None,
+            };
+            if let Some((stream, caller)) = established {
+                serve_connection(stream, caller, services, stopped).await;
+            }
             drop(guard);
         });
     }
@@ -335,7 +399,8 @@ async fn serve_connections(
 type ServeFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 async fn serve_connection(
-    stream: tokio::net::TcpStream,
+    stream: Stream,
+    caller: Option<PeerCommonName>,
     services: Services,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -352,7 +417,10 @@ async fn serve_connection(
         .max_concurrent_streams(u32::MAX)
         .keep_alive_interval(Some(Duration::from_secs(2 * 3600)))
         .keep_alive_timeout(Duration::from_secs(20));
-    let service = service_fn(move |request: Request<Incoming>| -> ServeFuture {
+    let service = service_fn(move |mut request: Request<Incoming>| -> ServeFuture {
+        if let Some(caller) = &caller {
+            request.extensions_mut().insert(caller.clone());
+        }
         let mut services = services.clone();
         Box::pin(async move { services.serve(request).await })
     });

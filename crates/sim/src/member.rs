@@ -261,5 +261,6 @@ fn config(place: usize, members: usize, plan: &Plan) -> Config {
         peer_write_timeout: Duration::from_secs(5),
         token_ttl: Duration::from_secs(300),
         warn_apply: Duration::from_millis(100),
+        dialer: Default::default(),
     }
 }

@@ -1,9 +1,10 @@
 //! A cluster of members, and what one asks of it as a whole.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ferrite_client::tls::ClientTls;
 use ferrite_client::{Client, Config, pb};
 
 use crate::member::State;
@@ -22,7 +23,10 @@ pub struct Builder {
     snapshot_count: Option<u64>,
     catchup_entries: Option<u64>,
     extra: Vec<(Option<Kind>, String)>,
+    extra_at: Vec<(usize, String)>,
     data_from: Vec<Option<PathBuf>>,
+    encrypted_peers: bool,
+    tls: Option<Arc<ClientTls>>,
 }
 
 impl Builder {
@@ -93,6 +97,28 @@ impl Builder {
         self
     }
 
+    /// More arguments for one member.
+    #[must_use]
+    pub fn extra_args_at(mut self, index: usize, arguments: &[&str]) -> Self {
+        let some = arguments.iter().map(|text| (index, (*text).to_owned()));
+        self.extra_at.extend(some);
+        self
+    }
+
+    /// Members talk to each other at `https://`; certificates come with [`Builder::extra_args`].
+    #[must_use]
+    pub fn encrypted_peers(mut self) -> Self {
+        self.encrypted_peers = true;
+        self
+    }
+
+    /// Clients talk to members at `https://`, ours in this way.
+    #[must_use]
+    pub fn encrypted_clients(mut self, tls: Arc<ClientTls>) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Puts a copy of a data folder in place before the first start.
     #[must_use]
     pub fn data_from(mut self, index: usize, dir: &Path) -> Self {
@@ -117,7 +143,10 @@ impl Builder {
         let urls: Vec<(String, String)> = self
             .kinds
             .iter()
-            .map(|_| (loopback(&mut ports), loopback(&mut ports)))
+            .map(|_| {
+                let clients = loopback(&mut ports, self.tls.is_some());
+                (clients, loopback(&mut ports, self.encrypted_peers))
+            })
             .collect();
         let initial: Vec<String> = urls
             .iter()
@@ -159,6 +188,8 @@ impl Builder {
                     arguments.push((Some(Kind::Ferrite), argument));
                 }
                 arguments.extend(self.extra.iter().cloned());
+                let own = self.extra_at.iter().filter(|(at, _)| *at == index);
+                arguments.extend(own.map(|(_, argument)| (None, argument.clone())));
                 Member {
                     index,
                     name,
@@ -179,6 +210,7 @@ impl Builder {
         Cluster {
             members,
             dir,
+            tls: self.tls,
             _ports: ports,
         }
     }
@@ -194,8 +226,9 @@ impl Builder {
     }
 }
 
-fn loopback(ports: &mut Ports) -> String {
-    format!("http://127.0.0.1:{}", ports.take())
+fn loopback(ports: &mut Ports, encrypted: bool) -> String {
+    let scheme = if encrypted { "https" } else { "http" };
+    format!("{scheme}://127.0.0.1:{}", ports.take())
 }
 
 /// Members on loopback, killed when this is dropped.
@@ -203,6 +236,7 @@ fn loopback(ports: &mut Ports) -> String {
 pub struct Cluster {
     members: Vec<Member>,
     dir: tempfile::TempDir,
+    tls: Option<Arc<ClientTls>>,
     _ports: Ports,
 }
 
@@ -218,7 +252,10 @@ impl Cluster {
             snapshot_count: None,
             catchup_entries: None,
             extra: Vec::new(),
+            extra_at: Vec::new(),
             data_from: Vec::new(),
+            encrypted_peers: false,
+            tls: None,
         }
     }
 
@@ -267,13 +304,20 @@ impl Cluster {
     /// A client of one member alone.
     #[must_use]
     pub fn client(&self, index: usize) -> Client {
-        client_of(vec![self.members[index].client_url.clone()])
+        client_of(self.config(vec![self.members[index].client_url.clone()]))
     }
 
     /// A client of all members, which fails over.
     #[must_use]
     pub fn client_all(&self) -> Client {
-        client_of(self.endpoints())
+        client_of(self.config(self.endpoints()))
+    }
+
+    /// A client's settings for some of the members.
+    pub(crate) fn config(&self, endpoints: Vec<String>) -> Config {
+        let mut config = Config::new(endpoints);
+        config.tls.clone_from(&self.tls);
+        config
     }
 
     /// Asks each serving member for its status; a member that does not answer is missing.
@@ -404,9 +448,6 @@ impl Cluster {
     }
 }
 
-fn client_of(endpoints: Vec<String>) -> Client {
-    Client::new(Config::new(endpoints)).expect("loopback endpoints are good")
-}
 
 impl Drop for Cluster {
     fn drop(&mut self) {
@@ -436,4 +477,8 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+fn client_of(config: Config) -> Client {
+    Client::new(config).expect("loopback endpoints are good")
 }

@@ -26,6 +26,7 @@
 mod cluster;
 mod contents;
 mod member;
+mod pki;
 mod ports;
 mod programs;
 mod random;
@@ -35,8 +36,10 @@ mod workload;
 
 pub use cluster::{Builder, Cluster};
 pub use contents::{Contents, dump};
+pub use ferrite_client::tls;
 pub use ferrite_client::{Client, pb};
 pub use member::Member;
+pub use pki::{Paper, Pki, Wanted};
 pub use ports::Ports;
 pub use programs::{Kind, oracle, our_program};
 pub use random::Random;

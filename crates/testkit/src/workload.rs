@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ferrite_client::{Client, Config, pb};
+use ferrite_client::{Client, pb};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
 
@@ -124,7 +124,7 @@ impl Workload {
         };
         let writers = (0..self.writers)
             .map(|writer| {
-                let mut config = Config::new(endpoints.clone());
+                let mut config = cluster.config(endpoints.clone());
                 config.call_timeout = Some(Duration::from_secs(3));
                 let client = Client::new(config).expect("loopback endpoints are good");
                 tokio::spawn(write(
@@ -144,7 +144,7 @@ impl Workload {
                     .endpoints()
                     .into_iter()
                     .map(|endpoint| {
-                        let mut config = Config::new([endpoint]);
+                        let mut config = cluster.config(vec![endpoint]);
                         config.call_timeout = Some(Duration::from_secs(3));
                         Client::new(config).expect("loopback endpoints are good")
                     })
@@ -155,7 +155,7 @@ impl Workload {
             .collect();
         let others = (0..self.others)
             .map(|other| {
-                let mut config = Config::new(endpoints.clone());
+                let mut config = cluster.config(endpoints.clone());
                 config.call_timeout = Some(Duration::from_secs(3));
                 let client = Client::new(config).expect("loopback endpoints are good");
                 let (stop, gate) = (Arc::clone(&stop), Arc::clone(&gate));

@@ -19,7 +19,7 @@ const RING_1: &[&str] = &[
     "auth",
 ];
 /// Input and output, each crate for itself.
-const RING_2: &[&str] = &["wal", "bolt", "peer", "net", "token"];
+const RING_2: &[&str] = &["wal", "bolt", "peer", "tls", "token"];
 /// The shell around them.
 const RING_3: &[&str] = &["node", "server", "client", "cli", "ctl", "utl"];
 /// Tools and tests. Nothing that is shipped depends on them.

@@ -160,16 +160,29 @@ fn variables_stand_for_flags() {
 }
 
 #[test]
-fn tls_is_refused_in_so_many_words() {
-    let insecure = ["--insecure-transport=false", "get", "a"];
-    for args in [
-        &["--endpoints=https://127.0.0.1:1", "get", "a"][..],
-        &insecure,
+fn files_for_tls_that_cannot_be_are_named() {
+    for (args, wanted) in [
+        (
+            &["--cert=/nowhere/c.pem", "get", "a"][..],
+            "KeyFile and CertFile must both be present[key: , cert: /nowhere/c.pem]",
+        ),
+        (
+            &["--cacert=/nowhere/ca.pem", "get", "a"],
+            "open /nowhere/ca.pem: no such file or directory",
+        ),
+        (
+            &["--cert=/dev/null", "--key=/dev/null", "get", "a"],
+            "tls: failed to find any PEM data in certificate input",
+        ),
+        (
+            &["--cacert=", "get", "a"],
+            "empty string is passed to --cacert option",
+        ),
     ] {
         let run = run(&ours(), &[], args, b"");
         assert_eq!(run.code, Some(128));
         assert!(
-            run.stderr.contains("TLS") && run.stderr.lines().count() == 1,
+            run.stderr.starts_with(&format!("Error: {wanted}")) && run.stderr.lines().count() == 1,
             "{run:?}"
         );
     }

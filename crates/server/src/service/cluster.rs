@@ -1,11 +1,10 @@
 //! `etcdserverpb.Cluster`. Headers carry revision 0, as etcd's do.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ferrite_membership::{Member as ClusterMember, member_id};
 use ferrite_node::{Error, Node};
-use ferrite_peer::{HttpClient, PlainConnector};
+use ferrite_peer::HttpClient;
 use ferrite_proto::etcdserverpb::cluster_server::Cluster;
 use ferrite_proto::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
@@ -185,7 +184,7 @@ async fn ask_leader_to_promote(node: &Node, id: u64) -> Option<Result<Vec<Member
     let cluster = node.published().get_cluster();
     let leader = cluster.member(node.status().leader())?;
     let client = HttpClient::new(
-        Arc::new(PlainConnector),
+        &node.config().dialer,
         node.config().request_timeout(),
         PROMOTE_ANSWER_MAX,
     );

@@ -17,6 +17,7 @@ mod pause;
 mod soak;
 mod takeover;
 mod watch_guarantees;
+mod tls;
 
 use std::sync::Arc;
 
