@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::listen::Speech;
+use crate::readdress::Readdressed;
 use crate::service::PeerCommonName;
 
 /// Time for the first byte where it decides what is spoken: as much as a first request has.
@@ -52,7 +53,6 @@ pub struct Begun {
 }
 
 /// Where requests are read from. One comparison tells the kinds apart; clear text pays no more.
-#[derive(Debug)]
 pub enum Stream {
     /// Clear text.
     Plain(Socket),
@@ -60,11 +60,26 @@ pub enum Stream {
     Sniffed(Begun),
     /// TLS.
     Tls(Box<ServerStream<Begun>>),
+    /// Any of these over a unix socket.
+    Local(Readdressed<Stream>),
 }
 
 /// Gets a socket to where requests can be read. `None` when it was turned away, which is logged. The
 /// name comes with encrypted connections only.
 pub async fn establish(
+    socket: Socket,
+    speech: &Speech,
+    remote: &str,
+) -> Option<(Stream, Option<PeerCommonName>)> {
+    let local = matches!(socket, Socket::Unix(_));
+    let (stream, caller) = decide(socket, speech, remote).await?;
+    if local {
+        return Some((Stream::Local(Readdressed::new(stream)), caller));
+    }
+    Some((stream, caller))
+}
+
+async fn decide(
     mut socket: Socket,
     speech: &Speech,
     remote: &str,
@@ -184,7 +199,7 @@ macro_rules! by_kind {
 }
 
 by_kind!(Socket: Tcp, Unix);
-by_kind!(Stream: Plain, Sniffed, Tls);
+by_kind!(Stream: Plain, Sniffed, Tls, Local);
 
 impl AsyncRead for Begun {
     fn poll_read(

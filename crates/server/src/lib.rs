@@ -9,6 +9,7 @@ pub mod http;
 pub mod listen;
 pub mod log;
 pub mod memory;
+pub mod readdress;
 pub mod run;
 pub mod serve;
 pub mod service;

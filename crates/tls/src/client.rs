@@ -88,7 +88,10 @@ impl ClientTls {
             .config(host, &verdict)
             .map_err(|error| refused(error.to_string()))?;
         match TlsConnector::from(Arc::new(config)).connect(name, io).await {
-            Ok(stream) => Ok(ClientStream(Box::new(stream))),
+            Ok(stream) => Ok(ClientStream {
+                stream: Box::new(stream),
+                heard: false,
+            }),
             Err(error) => {
                 let text = match verdict.take() {
                     Some((text, _)) => text,
@@ -200,33 +203,43 @@ fn make(
 /// An encrypted connection whose errors are in Go's words: in TLS 1.3 the refusal of our certificate
 /// comes only with the first bytes that are read.
 #[derive(Debug)]
-pub struct ClientStream<IO>(Box<tokio_rustls::client::TlsStream<IO>>);
+pub struct ClientStream<IO> {
+    stream: Box<tokio_rustls::client::TlsStream<IO>>,
+    /// Whether anything has been read.
+    heard: bool,
+}
 
 impl<IO> ClientStream<IO> {
     /// Whether both sides agreed on this protocol.
     #[must_use]
     pub fn speaks(&self, protocol: &str) -> bool {
-        self.0.get_ref().1.alpn_protocol() == Some(protocol.as_bytes())
+        self.stream.get_ref().1.alpn_protocol() == Some(protocol.as_bytes())
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> ClientStream<IO> {
-    /// A server that turns us away closes while we still write. Why it did so is what has been received
-    /// and not read yet.
-    fn written<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        let Poll::Ready(Err(error)) = result else {
-            return result;
-        };
-        if error.kind() == io::ErrorKind::BrokenPipe || error.kind() == io::ErrorKind::ConnectionReset {
-            let mut byte = [0];
-            let read = Pin::new(&mut self.0).poll_read(cx, &mut ReadBuf::new(&mut byte));
-            if let Poll::Ready(Err(why)) = read
-                && why.kind() == io::ErrorKind::InvalidData
+    /// A server that turns us away closes while we still write. Why it did so is among what has been
+    /// received and not read yet, so a writer is left to believe that it succeeded until something has
+    /// been read: whoever reads finds the reason.
+    fn written<T>(
+        &self,
+        cx: &Context<'_>,
+        result: Poll<io::Result<T>>,
+        believed: T,
+    ) -> Poll<io::Result<T>> {
+        match result {
+            Poll::Ready(Err(error))
+                if !self.heard
+                    && matches!(
+                        error.kind(),
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                    ) =>
             {
-                return reworded(Poll::Ready(Err(why)));
+                cx.waker().wake_by_ref();
+                Poll::Ready(Ok(believed))
             }
+            result => reworded(result),
         }
-        reworded(Poll::Ready(Err(error)))
     }
 }
 
@@ -246,7 +259,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        reworded(Pin::new(&mut self.0).poll_read(cx, buf))
+        let result = reworded(Pin::new(&mut self.stream).poll_read(cx, buf));
+        self.heard |= result.is_ready();
+        result
     }
 }
 
@@ -256,17 +271,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<IO> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.0).poll_write(cx, buf);
-        self.written(cx, result)
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(cx, result, buf.len())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.0).poll_flush(cx);
-        self.written(cx, result)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.written(cx, result, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -274,11 +289,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.0).poll_write_vectored(cx, bufs);
-        self.written(cx, result)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let all = bufs.iter().map(|buf| buf.len()).sum();
+        self.written(cx, result, all)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }

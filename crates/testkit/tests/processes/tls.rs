@@ -104,7 +104,10 @@ fn clients() -> Vec<PathBuf> {
 
 /// Puts and gets with every etcdctl there is.
 fn everybody_speaks(endpoint: &str, flags: &[String]) {
-    for program in clients() {
+    // That of 3.4 takes the whole path of an encrypted socket for the server's name.
+    let understood =
+        |program: &PathBuf| !endpoint.starts_with("unixs:") || Some(program) != debians().as_ref();
+    for program in clients().into_iter().filter(understood) {
         let name = program.display().to_string();
         let outcome = ctl(&program, endpoint, flags, &["put", &name, "v"]);
         assert_eq!(outcome.stdout, "OK\n", "{name}: {outcome:?}");

@@ -1,0 +1,418 @@
+//! HTTP/2 from unix sockets, with an `:authority` that can be read.
+//!
+//! Go's clients put a socket's path there (`/run/etcd.sock`, or `%2Frun%2Fetcd.sock`), which is no
+//! authority; the HTTP/2 library refuses the request before anybody could be lenient, and has no
+//! switch for it. So on unix sockets, and nowhere else, the header blocks that come in are decoded and
+//! written anew with `localhost` in that place. All other frames pass as they are, and so does
+//! everything that is not HTTP/2.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use http::uri::Authority;
+use loona_hpack::Decoder;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const FRAME_HEADER: usize = 9;
+/// The largest frame that may be sent to us: we never ask for more than the protocol's default.
+const FRAME_MAX: usize = 16_384;
+/// More than any request's headers, encoded or decoded; the library has a lower limit of its own.
+const BLOCK_MAX: usize = 256 << 10;
+const READ_BYTES: usize = 16 << 10;
+
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+
+/// Where the bytes that come in are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// At the beginning.
+    Preface,
+    /// Between two frames, or this many bytes before the end of one that passes.
+    Frames(usize),
+    /// Not HTTP/2, or broken so that the library had better see it: everything passes.
+    Clear,
+}
+
+/// A header block that is not whole yet.
+struct Block {
+    stream: [u8; 4],
+    ends_stream: bool,
+    encoded: Vec<u8>,
+}
+
+struct Filter {
+    phase: Phase,
+    held: BytesMut,
+    block: Option<Block>,
+    decoder: Decoder<'static>,
+}
+
+impl Filter {
+    fn new() -> Self {
+        Filter {
+            phase: Phase::Preface,
+            held: BytesMut::new(),
+            block: None,
+            decoder: Decoder::new(),
+        }
+    }
+
+    /// Takes bytes in and hands on what can be handed on.
+    fn feed(&mut self, bytes: &[u8], out: &mut BytesMut) -> io::Result<()> {
+        self.held.extend_from_slice(bytes);
+        loop {
+            match self.phase {
+                Phase::Clear => {
+                    out.extend_from_slice(&self.held);
+                    self.held.clear();
+                    return Ok(());
+                }
+                Phase::Preface => {
+                    let known = self.held.len().min(PREFACE.len());
+                    if self.held[..known] != PREFACE[..known] {
+                        self.phase = Phase::Clear;
+                    } else if known < PREFACE.len() {
+                        return Ok(());
+                    } else {
+                        self.phase = Phase::Frames(known);
+                    }
+                }
+                Phase::Frames(0) => {
+                    if !self.frame(out)? {
+                        return Ok(());
+                    }
+                }
+                Phase::Frames(passing) => {
+                    let now = passing.min(self.held.len());
+                    out.extend_from_slice(&self.held[..now]);
+                    self.held.advance(now);
+                    self.phase = Phase::Frames(passing - now);
+                    if now < passing {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the frame that begins; `false` when more of it is needed.
+    fn frame(&mut self, out: &mut BytesMut) -> io::Result<bool> {
+        let Some(header) = self.held.first_chunk::<FRAME_HEADER>() else {
+            return Ok(false);
+        };
+        let [a, b, c, kind, flags, stream @ ..] = *header;
+        let whole = FRAME_HEADER + u32::from_be_bytes([0, a, b, c]) as usize;
+        if (kind != HEADERS && kind != CONTINUATION) || whole > FRAME_HEADER + FRAME_MAX {
+            self.phase = Phase::Frames(whole);
+            return Ok(true);
+        }
+        if self.held.len() < whole {
+            return Ok(false);
+        }
+        let payload = &self.held[FRAME_HEADER..whole];
+        let block = match (kind, self.block.take()) {
+            (HEADERS, None) => fragment(payload, flags).map(|encoded| Block {
+                stream,
+                ends_stream: flags & END_STREAM != 0,
+                encoded: encoded.to_vec(),
+            }),
+            (CONTINUATION, Some(mut block)) if block.stream == stream => {
+                block.encoded.extend_from_slice(payload);
+                Some(block)
+            }
+            _ => None,
+        };
+        let Some(block) = block else {
+            self.phase = Phase::Clear;
+            return Ok(true);
+        };
+        if block.encoded.len() > BLOCK_MAX {
+            return Err(too_large());
+        }
+        self.held.advance(whole);
+        if flags & END_HEADERS == 0 {
+            self.block = Some(block);
+        } else {
+            let headers = self.anew(&block.encoded)?;
+            write(&block, &headers, out);
+        }
+        Ok(true)
+    }
+
+    /// The same headers, none of them by reference to a table.
+    fn anew(&mut self, encoded: &[u8]) -> io::Result<Vec<u8>> {
+        let mut headers = Vec::new();
+        self.decoder
+            .decode_with_cb(encoded, |name, value| {
+                let bad = name.as_ref() == b":authority" && Authority::try_from(&*value).is_err();
+                let value = if bad { b"localhost" } else { value.as_ref() };
+                // Past the limit nothing is kept; the length still tells.
+                if headers.len() <= BLOCK_MAX {
+                    headers.push(0);
+                    text(&name, &mut headers);
+                    text(value, &mut headers);
+                }
+            })
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        if headers.len() > BLOCK_MAX {
+            return Err(too_large());
+        }
+        Ok(headers)
+    }
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the headers of a request have more than {BLOCK_MAX} bytes"),
+    )
+}
+
+/// The part of a frame that is header block.
+fn fragment(payload: &[u8], flags: u8) -> Option<&[u8]> {
+    let (padding, rest) = if flags & PADDED == 0 {
+        (0, payload)
+    } else {
+        let (length, rest) = payload.split_first()?;
+        (usize::from(*length), rest)
+    };
+    let rest = if flags & PRIORITY == 0 {
+        rest
+    } else {
+        rest.get(5..)?
+    };
+    rest.get(..rest.len().checked_sub(padding)?)
+}
+
+/// HPACK's text: its length in a seven-bit prefix and as many bytes more as it takes, then itself.
+fn text(bytes: &[u8], out: &mut Vec<u8>) {
+    let mut rest = bytes.len();
+    if rest < 0x7f {
+        out.push(u8::try_from(rest).unwrap_or_default());
+    } else {
+        out.push(0x7f);
+        rest -= 0x7f;
+        while rest >= 0x80 {
+            out.push(u8::try_from(rest % 0x80).unwrap_or_default() | 0x80);
+            rest /= 0x80;
+        }
+        out.push(u8::try_from(rest).unwrap_or_default());
+    }
+    out.extend_from_slice(bytes);
+}
+
+fn write(block: &Block, headers: &[u8], out: &mut BytesMut) {
+    let mut kind = HEADERS;
+    let mut flags = if block.ends_stream { END_STREAM } else { 0 };
+    let mut rest = headers;
+    loop {
+        let (now, later) = rest.split_at(rest.len().min(FRAME_MAX));
+        if later.is_empty() {
+            flags |= END_HEADERS;
+        }
+        let length = u32::try_from(now.len()).unwrap_or_default().to_be_bytes();
+        out.extend_from_slice(&length[1..]);
+        out.extend_from_slice(&[kind, flags]);
+        out.extend_from_slice(&block.stream);
+        out.extend_from_slice(now);
+        if later.is_empty() {
+            return;
+        }
+        (kind, flags, rest) = (CONTINUATION, 0, later);
+    }
+}
+
+/// A connection whose incoming header blocks are written anew.
+pub struct Readdressed<S> {
+    inner: Box<S>,
+    filter: Filter,
+    ready: BytesMut,
+    scratch: Box<[u8]>,
+}
+
+impl<S> Readdressed<S> {
+    /// Around a connection of a unix socket that has just begun.
+    pub fn new(inner: S) -> Self {
+        Readdressed {
+            inner: Box::new(inner),
+            filter: Filter::new(),
+            ready: BytesMut::new(),
+            scratch: vec![0; READ_BYTES].into_boxed_slice(),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Readdressed<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.ready.is_empty() {
+                let now = this.ready.len().min(buf.remaining());
+                buf.put_slice(&this.ready[..now]);
+                this.ready.advance(now);
+                return Poll::Ready(Ok(()));
+            }
+            let mut read = ReadBuf::new(&mut this.scratch);
+            match Pin::new(&mut *this.inner).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) => {}
+                other => return other,
+            }
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.filter.feed(read.filled(), &mut this.ready)?;
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Readdressed<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.get_mut().inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use loona_hpack::Encoder;
+
+    fn framed(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    fn passed(input: &[u8], step: usize) -> io::Result<Vec<u8>> {
+        let mut filter = Filter::new();
+        let mut out = BytesMut::new();
+        for bytes in input.chunks(step) {
+            filter.feed(bytes, &mut out)?;
+        }
+        Ok(out.to_vec())
+    }
+
+    fn headers(mut frames: &[u8]) -> Vec<(String, String)> {
+        let mut decoder = Decoder::new();
+        let mut all = Vec::new();
+        while let Some(header) = frames.first_chunk::<FRAME_HEADER>() {
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+            let payload = &frames[FRAME_HEADER..FRAME_HEADER + length];
+            if header[3] == HEADERS {
+                let decoded = decoder.decode(payload).expect("a whole block");
+                let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+                all.extend(decoded.into_iter().map(|(n, v)| (text(n), text(v))));
+            }
+            frames = &frames[FRAME_HEADER + length..];
+        }
+        all
+    }
+
+    #[test]
+    fn a_path_becomes_an_authority_and_all_else_stays() {
+        let mut encoder = Encoder::new();
+        let list: &[(&[u8], &[u8])] = &[
+            (b":method", b"POST"),
+            (b":authority", b"/run/etcd.sock"),
+            (b"token", b"t"),
+        ];
+        let first = encoder.encode(list.iter().copied());
+        // The second time both sides have it all in their tables.
+        let second = encoder.encode(list.iter().copied());
+        let good = encoder.encode([(&b":authority"[..], &b"h:1"[..])]);
+        let mut padded = vec![2, 0, 0, 0, 0, 0];
+        padded.extend_from_slice(&second);
+        padded.extend_from_slice(&[0, 0]);
+        let (head, tail) = first.split_at(3);
+        let input = [
+            PREFACE.to_vec(),
+            framed(4, 0, &[0; 6]),
+            framed(HEADERS, 0, head),
+            framed(CONTINUATION, END_HEADERS, tail),
+            framed(0, 1, b"data"),
+            framed(HEADERS, END_HEADERS | PADDED | PRIORITY, &padded),
+            framed(HEADERS, END_HEADERS | END_STREAM, &good),
+        ]
+        .concat();
+        for step in [1, 7, input.len()] {
+            let out = passed(&input, step).expect("good frames");
+            let frames = out.strip_prefix(PREFACE).expect("the preface first");
+            let got = headers(frames);
+            let got: Vec<(&str, &str)> =
+                got.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            let wanted = [(":method", "POST"), (":authority", "localhost"), ("token", "t")];
+            assert_eq!(got[..3], wanted);
+            assert_eq!(got[3..6], wanted);
+            assert_eq!(got[6..], [(":authority", "h:1")]);
+            assert!(frames.windows(4).any(|four| four == b"data"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_http_2_or_is_broken_passes_untouched() {
+        let request = b"GET /health HTTP/1.1\r\n\r\n";
+        assert_eq!(passed(request, 1).expect("passes"), request);
+        let broken = [
+            PREFACE.to_vec(),
+            framed(HEADERS, END_HEADERS | PADDED, &[200, 0]),
+        ]
+        .concat();
+        assert_eq!(passed(&broken, 5).expect("passes"), broken);
+    }
+
+    #[test]
+    fn long_headers_are_cut_into_frames_and_endless_ones_refused() {
+        let mut encoder = Encoder::new();
+        let long = vec![b'v'; 5_000];
+        let list: Vec<(&[u8], &[u8])> = vec![(&b"n"[..], &long[..]); 8];
+        let block = encoder.encode(list);
+        let mut input = PREFACE.to_vec();
+        let pieces: Vec<&[u8]> = block.chunks(FRAME_MAX).collect();
+        for (index, piece) in pieces.iter().enumerate() {
+            let kind = if index == 0 { HEADERS } else { CONTINUATION };
+            let flags = if index + 1 == pieces.len() { END_HEADERS } else { 0 };
+            input.extend(framed(kind, flags, piece));
+        }
+        let out = passed(&input, 4_096).expect("good frames");
+        assert!(out.len() > 8 * long.len());
+        // One byte a header, four thousand of them each time: a bomb.
+        let mut bomb = encoder.encode([(&b"b"[..], &vec![b'x'; 3_000][..])]);
+        bomb.extend(vec![0xbe; 8_000]);
+        let input = [PREFACE.to_vec(), framed(HEADERS, END_HEADERS, &bomb)].concat();
+        assert!(passed(&input, input.len()).is_err());
+    }
+}
