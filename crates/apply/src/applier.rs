@@ -28,6 +28,8 @@ pub struct Config {
     pub quota_bytes: Option<u64>,
     /// Shorter leases are raised to this many seconds.
     pub lease_ttl_min_seconds: i64,
+    /// Keep checkpoints of leases in the database whatever the cluster's version.
+    pub lease_checkpoint_persist: bool,
 }
 
 /// How far the state is.
@@ -366,10 +368,11 @@ impl Applier {
             ));
         }
         if let Some(checkpoint) = request.lease_checkpoint {
-            let persist = self
-                .cluster
-                .version
-                .is_some_and(|v| v >= Version::new(3, 6, 0));
+            let persist = self.config.lease_checkpoint_persist
+                || self
+                    .cluster
+                    .version
+                    .is_some_and(|v| v >= Version::new(3, 6, 0));
             for point in checkpoint.checkpoints {
                 self.lessor
                     .checkpoint(point.id, point.remaining_ttl, persist, &self.backend);

@@ -20,6 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How to open a database.
@@ -71,7 +72,7 @@ pub(crate) struct Inner {
     pub path: Option<PathBuf>,
     pub page_size: usize,
     pub read_only: bool,
-    pub no_sync: bool,
+    pub no_sync: AtomicBool,
     pub store_freelist: bool,
     pub cache: PageCache,
     pub space: Mutex<Space>,
@@ -178,7 +179,7 @@ impl Db {
             path,
             page_size: meta.page_size as usize,
             read_only: options.read_only,
-            no_sync: options.no_sync,
+            no_sync: AtomicBool::new(options.no_sync),
             store_freelist: options.store_freelist,
             cache: PageCache::new(options.cache_bytes),
             space: Mutex::new(Space {
@@ -212,6 +213,20 @@ impl Db {
     /// [`Error::ReadOnly`], or the first I/O error of a commit.
     pub fn begin_write(&self) -> Result<WriteTx, Error> {
         WriteTx::begin(&self.0)
+    }
+
+    /// Makes everything committed so far durable, and every commit from here on: for a file that was filled with
+    /// [`Options::no_sync`] and is to be relied on now. Not to be called while a write transaction is open.
+    ///
+    /// # Errors
+    /// What the disk says; nothing may rely on the file then.
+    pub fn make_durable(&self) -> Result<(), Error> {
+        self.0
+            .file
+            .sync()
+            .map_err(|e| Error::io("sync what was written without", e))?;
+        self.0.no_sync.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Bytes from the start of the file to its last page in use, as of the last commit.

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Adjacent pages are written together up to this many bytes.
@@ -924,7 +925,7 @@ fn write_out(
     }
     let sync = || {
         let started = Instant::now();
-        if !inner.no_sync {
+        if !inner.no_sync.load(Ordering::Acquire) {
             inner
                 .file
                 .sync()

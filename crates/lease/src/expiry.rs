@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+/// Checkpoints in one entry of the log at most.
+pub const CHECKPOINTS_MAX: usize = 1_000;
 /// From this many leases on, a new leader spreads deadlines that fall together.
 pub const SPREAD_FROM: usize = 1_000;
 /// Deadlines a new leader lets fall into one second then.
@@ -29,6 +31,10 @@ struct Timer {
     deadline: Duration,
     /// Its place in the queue: the deadline, or later when its revocation is to be tried again.
     due: Duration,
+    /// How long it was to live when the deadline was set, in seconds.
+    live_seconds: i64,
+    /// When its remaining time is to be written down next.
+    checkpoint: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -36,14 +42,24 @@ struct Primary {
     term: u64,
     timers: BTreeMap<i64, Timer>,
     queue: BTreeSet<(Duration, i64)>,
+    checkpoints: BTreeSet<(Duration, i64)>,
 }
 
 impl Primary {
     fn set(&mut self, id: i64, timer: Timer) {
-        if let Some(before) = self.timers.insert(id, timer) {
-            self.queue.remove(&(before.due, id));
-        }
+        self.remove(id);
+        self.timers.insert(id, timer);
         self.queue.insert((timer.due, id));
+        self.checkpoints.extend(timer.checkpoint.map(|at| (at, id)));
+    }
+
+    fn remove(&mut self, id: i64) {
+        if let Some(timer) = self.timers.remove(&id) {
+            self.queue.remove(&(timer.due, id));
+            if let Some(at) = timer.checkpoint {
+                self.checkpoints.remove(&(at, id));
+            }
+        }
     }
 }
 
@@ -51,6 +67,7 @@ impl Primary {
 #[derive(Debug, Default)]
 pub struct Expiry {
     primary: Option<Primary>,
+    checkpoint_interval: Option<Duration>,
 }
 
 fn seconds(count: i64) -> Duration {
@@ -58,6 +75,28 @@ fn seconds(count: i64) -> Duration {
 }
 
 impl Expiry {
+    /// As the default, but what is left of a lease is written down at this interval
+    /// ([`Expiry::take_checkpoints`]), if it has longer than that to live.
+    pub fn with_checkpoints(interval: Duration) -> Self {
+        Expiry {
+            primary: None,
+            checkpoint_interval: Some(interval),
+        }
+    }
+
+    fn timer(&self, deadline: Duration, live_seconds: i64, now: Duration) -> Timer {
+        let checkpoint = self
+            .checkpoint_interval
+            .filter(|interval| seconds(live_seconds) > *interval)
+            .map(|interval| now.saturating_add(interval));
+        Timer {
+            deadline,
+            due: deadline,
+            live_seconds,
+            checkpoint,
+        }
+    }
+
     /// The term this member judges leases in; `None` when it does not.
     pub fn term(&self) -> Option<u64> {
         self.primary.as_ref().map(|primary| primary.term)
@@ -82,20 +121,23 @@ impl Expiry {
                 deadlines[index].0 = deadlines[index].0.max(earliest);
             }
         }
-        let timers = deadlines
+        let live: BTreeMap<i64, i64> = leases.iter().copied().collect();
+        let timers: BTreeMap<i64, Timer> = deadlines
             .iter()
             .map(|(deadline, id)| {
-                let timer = Timer {
-                    deadline: *deadline,
-                    due: *deadline,
-                };
-                (*id, timer)
+                let live = live.get(id).copied().unwrap_or(0);
+                (*id, self.timer(*deadline, live, now))
             })
+            .collect();
+        let checkpoints = timers
+            .iter()
+            .filter_map(|(id, timer)| Some((timer.checkpoint?, *id)))
             .collect();
         self.primary = Some(Primary {
             term,
             timers,
             queue: deadlines.into_iter().collect(),
+            checkpoints,
         });
     }
 
@@ -106,31 +148,25 @@ impl Expiry {
 
     /// A lease was granted. True when nothing else is due before it.
     pub fn granted(&mut self, id: i64, ttl_seconds: i64, now: Duration) -> bool {
+        let deadline = now.saturating_add(seconds(ttl_seconds));
+        let timer = self.timer(deadline, ttl_seconds, now);
         let Some(primary) = &mut self.primary else {
             return false;
         };
-        let deadline = now.saturating_add(seconds(ttl_seconds));
-        primary.set(
-            id,
-            Timer {
-                deadline,
-                due: deadline,
-            },
-        );
+        primary.set(id, timer);
         primary.queue.first() == Some(&(deadline, id))
     }
 
     /// A lease is gone.
     pub fn revoked(&mut self, id: i64) {
-        if let Some(primary) = &mut self.primary
-            && let Some(timer) = primary.timers.remove(&id)
-        {
-            primary.queue.remove(&(timer.due, id));
+        if let Some(primary) = &mut self.primary {
+            primary.remove(id);
         }
     }
 
     /// A client wants the lease to live on, for its whole time from now.
     pub fn renew(&mut self, id: i64, ttl_seconds: i64, now: Duration) -> Renewal {
+        let renewed = self.timer(now.saturating_add(seconds(ttl_seconds)), ttl_seconds, now);
         let Some(primary) = &mut self.primary else {
             return Renewal::NotPrimary;
         };
@@ -138,14 +174,7 @@ impl Expiry {
             None => Renewal::Unknown,
             Some(timer) if timer.deadline <= now => Renewal::Over,
             Some(_) => {
-                let deadline = now.saturating_add(seconds(ttl_seconds));
-                primary.set(
-                    id,
-                    Timer {
-                        deadline,
-                        due: deadline,
-                    },
-                );
+                primary.set(id, renewed);
                 Renewal::Renewed
             }
         }
@@ -187,6 +216,44 @@ impl Expiry {
             }
         }
         expired
+    }
+
+    /// When [`Expiry::take_checkpoints`] has something next; `None` when it never has.
+    pub fn next_checkpoint(&self) -> Option<Duration> {
+        Some(self.primary.as_ref()?.checkpoints.first()?.0)
+    }
+
+    /// Up to `limit` leases whose remaining time is to be written down, with the seconds left, rounded up. Those
+    /// that still have long to live come again after the interval.
+    pub fn take_checkpoints(&mut self, now: Duration, limit: usize) -> Vec<(i64, i64)> {
+        let mut due = Vec::new();
+        let (Some(primary), Some(interval)) = (&mut self.primary, self.checkpoint_interval) else {
+            return due;
+        };
+        while due.len() < limit
+            && let Some(&(at, id)) = primary.checkpoints.first()
+            && at <= now
+        {
+            primary.checkpoints.remove(&(at, id));
+            let Some(timer) = primary.timers.get_mut(&id) else {
+                continue;
+            };
+            timer.checkpoint = None;
+            let left = timer.deadline.saturating_sub(now);
+            if left > interval {
+                // Never in this very call again.
+                let next = now.saturating_add(interval.max(Duration::from_nanos(1)));
+                timer.checkpoint = Some(next);
+                primary.checkpoints.insert((next, id));
+            }
+            let whole = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+            let whole = i64::try_from(whole).unwrap_or(i64::MAX);
+            // Nothing of one that is over, and nothing new of one that has all its time.
+            if whole > 0 && whole < timer.live_seconds {
+                due.push((id, whole));
+            }
+        }
+        due
     }
 
     /// Leases in the order of their deadlines; empty when this member judges none.

@@ -7,5 +7,5 @@
 mod expiry;
 mod lessor;
 
-pub use expiry::{Expiry, Renewal, SPREAD_FROM, SPREAD_PER_SECOND};
+pub use expiry::{CHECKPOINTS_MAX, Expiry, Renewal, SPREAD_FROM, SPREAD_PER_SECOND};
 pub use lessor::{Lessor, Lives, TTL_MAX_SECONDS, View};

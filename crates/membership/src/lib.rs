@@ -17,6 +17,7 @@ mod gojson;
 pub mod id;
 pub mod initial;
 mod member;
+pub mod transition;
 pub mod v2request;
 pub mod v2store;
 mod version;

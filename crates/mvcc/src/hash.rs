@@ -283,6 +283,11 @@ impl Drop for HashJob {
 }
 
 impl Store {
+    /// The hashes of the last finished compactions, the newest first; ten at most.
+    pub fn compaction_hashes(&self) -> Vec<HashKv> {
+        self.hashes.lock().kept.iter().rev().copied().collect()
+    }
+
     /// Hash of the revisions up to `revision` (0: the current one). For the revision of one of the
     /// last finished compactions: the hash stored then.
     ///

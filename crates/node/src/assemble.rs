@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::config::Config;
 use crate::recover::{Recovered, StartError};
 use crate::stage::apply::{ApplyStage, Params as ApplyParams};
-use crate::stage::commit::CommitStage;
+use crate::stage::commit::{CommitStage, Defragmentation};
 use crate::stage::log::LogStage;
 use crate::stage::raft::{Params, RaftStage};
 
@@ -90,6 +90,7 @@ pub fn assemble<R>(
         bytes_since_snapshot: 0,
         max_snapshots: config.max_snapshots,
         last_snapshot: recovered.last_snapshot,
+        defragmentation: Defragmentation::default(),
     };
     let apply = ApplyStage::new(
         recovered.applier,

@@ -72,6 +72,47 @@ pub struct Config {
     pub warn_apply: Duration,
     /// How connections to other members are made.
     pub dialer: Dialer,
+    /// What the member does for itself and its cluster beside serving.
+    pub upkeep: Upkeep,
+}
+
+/// What a member does for itself and its cluster beside serving; the default is etcd's.
+#[derive(Debug, Clone)]
+pub struct Upkeep {
+    /// Compare data with the other members before a restarted member serves.
+    pub initial_corrupt_check: bool,
+    /// Pause between comparisons of the newest data; zero for none.
+    pub corrupt_check_time: Duration,
+    /// Pause between comparisons of what compactions left, if there are any.
+    pub compact_hash_check_time: Option<Duration>,
+    /// Pause between looks whether a downgrade is complete; zero for none.
+    pub downgrade_check_time: Duration,
+    /// Free bytes from which on the database file is rewritten at start; zero for never.
+    pub boot_defragment_bytes: u64,
+    /// Pause between two notes in the log of how long a lease still lives, if there are any.
+    pub lease_checkpoint_interval: Option<Duration>,
+    /// Keep those notes in the database whatever the cluster's version.
+    pub lease_checkpoint_persist: bool,
+    /// Renew a lease that the leader knows without waiting for what is committed to be applied.
+    pub fast_lease_renewal: bool,
+    /// Under overload, still take requests that make room.
+    pub priority_requests: bool,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Upkeep {
+            initial_corrupt_check: false,
+            corrupt_check_time: Duration::ZERO,
+            compact_hash_check_time: None,
+            downgrade_check_time: Duration::from_secs(5),
+            boot_defragment_bytes: 0,
+            lease_checkpoint_interval: None,
+            lease_checkpoint_persist: false,
+            fast_lease_renewal: true,
+            priority_requests: false,
+        }
+    }
 }
 
 /// How much memory each buffer may take. What the process needs for keys, connections and calls comes

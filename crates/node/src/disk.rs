@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use ferrite_bolt::{Error as BoltError, PageFile};
+use ferrite_bolt::{Db, Error as BoltError, Options, PageFile};
 use ferrite_wal::fs::{Fs, LogFile, Open, RealFs};
 use ferrite_wal::snap::SnapDir;
 use ferrite_wal::{Options as WalOptions, Preparation};
@@ -110,6 +110,40 @@ impl Disk {
             source: Arc::new(error),
         })?;
         Engine::open_on(Arc::new(pages), options)
+    }
+
+    /// Creates a database that is not synced before [`ferrite_bolt::Db::make_durable`]; what a crash left under
+    /// the name is removed.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn create_unsynced(
+        &self,
+        path: &Path,
+        options: DatabaseOptions,
+        page_size: usize,
+    ) -> Result<Engine, BoltError> {
+        let failed = |error| BoltError::Io {
+            action: format!("create {}", path.display()),
+            source: Arc::new(error),
+        };
+        match self.fs.remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let options = Options {
+            no_sync: true,
+            page_size: Some(page_size),
+            cache_bytes: options.cache_bytes,
+            ..Options::default()
+        };
+        let db = if self.real {
+            Db::open(path, options)?
+        } else {
+            let pages = self.pages(path).map_err(failed)?;
+            Db::open_on(Arc::new(pages), options)?
+        };
+        Engine::with(db)
     }
 
     fn pages(&self, path: &Path) -> io::Result<Pages> {

@@ -130,7 +130,8 @@ impl Engine {
         Engine::with(Db::open_on(pages, options.engine())?)
     }
 
-    fn with(db: Db) -> Result<Self, BoltError> {
+    /// An open database, with what is missing created.
+    pub(crate) fn with(db: Db) -> Result<Self, BoltError> {
         let engine = Engine { db };
         engine.create_buckets()?;
         Ok(engine)
@@ -168,9 +169,21 @@ impl Engine {
     /// # Errors
     /// Whatever the disk says. The engine answers nothing else afterwards.
     pub fn commit(&self, batch: &Batch) -> Result<(), BoltError> {
+        self.commit_where(batch, |_, _| true)
+    }
+
+    /// [`Engine::commit`] of those changes only for which `wanted` says so.
+    pub(crate) fn commit_where(
+        &self,
+        batch: &Batch,
+        wanted: impl Fn(Bucket, &[u8]) -> bool,
+    ) -> Result<(), BoltError> {
         let mut tx = self.db.begin_write()?;
         for bucket in Bucket::ALL {
-            let mut changes = batch.iter(bucket).peekable();
+            let mut changes = batch
+                .iter(bucket)
+                .filter(|(key, _)| wanted(bucket, key))
+                .peekable();
             if changes.peek().is_none() {
                 continue;
             }

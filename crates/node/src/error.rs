@@ -60,6 +60,9 @@ pub enum Error {
     /// What is committed was not applied here in time.
     #[error("request timed out, waiting for the applied index took too long")]
     AppliedIndexTimeout,
+    /// The cluster cannot be downgraded so.
+    #[error(transparent)]
+    Downgrade(#[from] ferrite_membership::transition::DowngradeError),
     /// The node is stopping.
     #[error("server stopped")]
     Stopped,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferrite_apply::{ApplyError, LeaseView, ROOT};
-use ferrite_lease::{Expiry, Renewal};
+use ferrite_lease::{CHECKPOINTS_MAX, Expiry, Renewal};
 use ferrite_peer::{FetchError, HttpClient, HttpReply};
 use ferrite_proto::etcdserverpb::{
     InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseKeepAliveRequest,
@@ -34,6 +34,8 @@ const PASS_INTERVAL: Duration = Duration::from_millis(500);
 const PASS_LEASES_MAX: usize = 500;
 /// Revocations under way at once.
 const REVOKES_MAX: usize = 16;
+/// Entries with notes of remaining times that a pass writes at most.
+const NOTE_BATCHES_MAX: usize = 500;
 /// How long a question about leases waits for what is committed to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before the leader is asked again.
@@ -71,7 +73,6 @@ pub struct Leases {
     stopping: watch::Sender<bool>,
 }
 
-#[derive(Default)]
 struct State {
     expiry: Expiry,
     /// Clients that renew a lease which is over: answered when it is revoked, or by the next leader.
@@ -90,6 +91,7 @@ impl Leases {
         view: LeaseView,
         status: Arc<Status>,
         extend: Duration,
+        checkpoint_interval: Option<Duration>,
         now: Instant,
     ) -> Self {
         Leases {
@@ -97,7 +99,10 @@ impl Leases {
             status,
             extend,
             origin: now,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                expiry: checkpoint_interval.map_or_else(Expiry::default, Expiry::with_checkpoints),
+                over: BTreeMap::new(),
+            }),
             wake: Notify::new(),
             stopping: watch::Sender::new(false),
         }
@@ -203,10 +208,11 @@ impl Leases {
 
     /// When something is due next.
     fn next_due(&self) -> Option<Instant> {
-        self.state
-            .lock()
-            .expiry
-            .next_due()
+        let state = self.state.lock();
+        let (over, note) = (state.expiry.next_due(), state.expiry.next_checkpoint());
+        over.into_iter()
+            .chain(note)
+            .min()
             .and_then(|due| self.origin.checked_add(due))
     }
 }
@@ -249,7 +255,7 @@ async fn at(due: Option<Instant>) {
     }
 }
 
-/// Revokes some of what is over.
+/// Revokes some of what is over, and notes what is left of the others.
 async fn pass(node: &Node) {
     let leases = node.leases();
     let term = leases.state.lock().expiry.term();
@@ -283,6 +289,38 @@ async fn pass(node: &Node) {
         under_way.spawn(async move { revoke(&node, term, id).await });
     }
     while under_way.join_next().await.is_some() {}
+    note(node, term).await;
+}
+
+/// Writes down what is left of long leases, so that the next leader does not begin them anew.
+async fn note(node: &Node, term: u64) {
+    let leases = node.leases();
+    for _ in 0..NOTE_BATCHES_MAX {
+        let now = leases.clock(Instant::now());
+        let due = leases
+            .state
+            .lock()
+            .expiry
+            .take_checkpoints(now, CHECKPOINTS_MAX);
+        let last = due.len() < CHECKPOINTS_MAX;
+        if !due.is_empty() {
+            let checkpoints = due
+                .into_iter()
+                .map(|(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl })
+                .collect();
+            let request = InternalRaftRequest {
+                lease_checkpoint: Some(LeaseCheckpointRequest { checkpoints }),
+                ..InternalRaftRequest::default()
+            };
+            if let Err(error) = node.propose_in_term(term, request).await {
+                tracing::warn!(error = %error, "failed to checkpoint leases");
+                return;
+            }
+        }
+        if last || !leases.leads_in(Some(term)) {
+            return;
+        }
+    }
 }
 
 async fn revoke(node: &Node, term: u64, id: i64) {
@@ -435,7 +473,7 @@ impl Node {
                 return Err(Error::NotPrimary);
             }
             // It may be granted and not applied yet.
-            if self.0.leases.view.lives(id).is_none() {
+            if !self.0.config.upkeep.fast_lease_renewal || self.0.leases.view.lives(id).is_none() {
                 self.wait_applied().await?;
             }
             match self.renew_here(id).await {

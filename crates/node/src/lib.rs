@@ -5,6 +5,7 @@
 
 pub mod assemble;
 pub mod config;
+pub mod corruption;
 pub mod disk;
 pub mod engine;
 mod error;
@@ -15,12 +16,14 @@ mod published;
 pub mod queue;
 mod reconfigure;
 pub mod recover;
+pub mod rewrite;
 pub mod snapshot;
 pub mod stage;
 mod status;
 pub mod tasks;
 pub mod threads;
 pub mod tokens;
+pub mod versions;
 pub mod wait;
 pub mod watch_hub;
 
@@ -39,7 +42,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::mpsc;
 
-pub use config::Config;
+pub use config::{Config, Upkeep};
 pub use error::Error;
 pub use published::Published;
 pub use recover::{RemoteCluster, StartError};
@@ -71,6 +74,8 @@ pub type ReadWaiter = port::Reply<Result<(), Error>>;
 const RAFT_QUEUE_MAX: usize = 8_192;
 /// Committed entries that may wait to be applied before proposals are refused.
 const BACKLOG_MAX: u64 = 5_000;
+/// As above, before what makes room is refused too.
+const PRIORITY_BACKLOG_MAX: u64 = 2 * BACKLOG_MAX;
 
 /// What the node tells the rest of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +114,7 @@ struct Inner {
     published: Arc<Published>,
     applied: Arc<AppliedIndex<ReadWaiter>>,
     waiters: Arc<Waiters<Answer>>,
+    defragmentations: Arc<Waiters<Result<(), String>>>,
     ids: IdGenerator,
     raft: Queue<Input<ReadWaiter>>,
     wal: Queue<WalCommand>,
@@ -153,10 +159,12 @@ impl Node {
         let published = Arc::new(Published::new(&recovered.applier));
         let applied = Arc::new(AppliedIndex::new(progress.index));
         let waiters = Arc::new(Waiters::default());
+        let defragmentations = Arc::new(Waiters::default());
         let leases = Arc::new(Leases::new(
             recovered.applier.lessor().view(),
             Arc::clone(&status),
             config.election_timeout(),
+            config.upkeep.lease_checkpoint_interval,
             now,
         ));
         let auth = recovered.applier.auth().view().clone();
@@ -239,6 +247,7 @@ impl Node {
             apply: apply.clone(),
             wal: wal.clone(),
             transfers,
+            defragmentations: Arc::clone(&defragmentations),
             on_fatal,
         };
         let threads = Threads {
@@ -257,6 +266,7 @@ impl Node {
             published,
             applied,
             waiters,
+            defragmentations,
             ids,
             raft,
             wal,
@@ -350,13 +360,23 @@ impl Node {
         self.0.ids.next()
     }
 
-    /// Whether so much is committed and not applied yet that proposals are refused.
-    pub fn overloaded(&self) -> bool {
+    /// Whether so much is committed and not applied yet that this proposal is refused. What makes room may be
+    /// taken for longer.
+    pub fn refuses(&self, request: &InternalRaftRequest) -> bool {
+        let first = self.0.config.upkeep.priority_requests && request.lease_revoke.is_some();
+        let most = if first {
+            PRIORITY_BACKLOG_MAX
+        } else {
+            BACKLOG_MAX
+        };
+        self.backlog() > most
+    }
+
+    fn backlog(&self) -> u64 {
         self.0
             .status
             .committed()
             .saturating_sub(self.applied_index())
-            > BACKLOG_MAX
     }
 
     /// Puts a request into the log and waits until this member has applied it.
@@ -375,7 +395,7 @@ impl Node {
     }
 
     fn proposal(&self, mut request: InternalRaftRequest) -> Result<Proposal, Error> {
-        if self.overloaded() {
+        if self.refuses(&request) {
             return Err(Error::TooManyRequests);
         }
         let id = self.next_id();
@@ -593,6 +613,26 @@ impl Node {
         flushed.recv().is_ok()
     }
 
+    /// Rewrites this member's database file without its free pages, everything applied so far included. Reads
+    /// and writes go on meanwhile.
+    ///
+    /// # Errors
+    /// Why the file was not rewritten; the old one stays then. The node is stopping.
+    pub async fn defragment(&self) -> Result<(), String> {
+        const STOPPED: &str = "etcdserver: server stopped";
+        let node = self.clone();
+        if !matches!(
+            tokio::task::spawn_blocking(move || node.flush()).await,
+            Ok(true)
+        ) {
+            return Err(STOPPED.into());
+        }
+        let ticket = self.next_id();
+        let done = self.0.defragmentations.register(ticket);
+        self.0.commit.push(CommitCommand::Defragment { ticket });
+        done.await.unwrap_or_else(|_| Err(STOPPED.into()))
+    }
+
     /// Stops the threads in order, so that everything applied is in the database file.
     pub fn stop(&self) {
         let Some(threads) = self.0.threads.lock().take() else {
@@ -609,6 +649,7 @@ impl Node {
         self.0.apply.close();
         panicked |= threads.apply.join().is_err();
         self.0.commit.close();
+        self.0.defragmentations.clear();
         panicked |= threads.commit.join().is_err();
         self.0.wal.close();
         panicked |= threads.wal.join().is_err();

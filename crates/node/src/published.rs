@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ferrite_apply::{Alarms, Applier, Progress};
-use ferrite_membership::{Cluster, Version};
+use ferrite_membership::Cluster;
 use ferrite_proto::etcdserverpb::{AlarmMember, AlarmType};
 use parking_lot::RwLock;
 
@@ -12,7 +12,6 @@ pub struct Published {
     cluster: RwLock<Arc<Cluster>>,
     alarms: RwLock<Arc<Alarms>>,
     progress: RwLock<Progress>,
-    storage_version: RwLock<Option<Version>>,
 }
 
 impl Published {
@@ -22,7 +21,6 @@ impl Published {
             cluster: RwLock::new(Arc::new(applier.cluster().clone())),
             alarms: RwLock::new(Arc::new(applier.alarms().clone())),
             progress: RwLock::new(applier.progress()),
-            storage_version: RwLock::new(None),
         }
     }
 
@@ -51,15 +49,5 @@ impl Published {
     /// How far the state is.
     pub fn get_progress(&self) -> Progress {
         *self.progress.read()
-    }
-
-    /// Storage version last written by this process.
-    pub fn storage_version(&self) -> Option<Version> {
-        *self.storage_version.read()
-    }
-
-    /// Notes the storage version; false when it is the one already noted.
-    pub(crate) fn set_storage_version(&self, version: Version) -> bool {
-        self.storage_version.write().replace(version) != Some(version)
     }
 }

@@ -27,7 +27,7 @@ use ferrite_apply::{Applier, Lessor, Progress};
 use ferrite_membership::{
     Cluster, Member, bucket, conf_change_for_bootstrap, initial, parse_initial_cluster, v2store,
 };
-use ferrite_membership::{V2Request, decode_v2_request};
+use ferrite_membership::{V2Request, Version, decode_v2_request};
 use ferrite_mvcc::schema::{self, Bucket};
 use ferrite_mvcc::{Backend, FileView, ReadError, RestoreOptions, Store};
 use ferrite_proto::etcdserverpb::{InternalRaftRequest, Metadata};
@@ -42,6 +42,7 @@ use prost::Message;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::engine::Engine;
+use crate::{rewrite, versions};
 
 /// Why a member cannot start. Nothing on disk was changed, unless the text says so.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +110,20 @@ pub enum StartError {
         /// The file that should be there.
         missing: PathBuf,
     },
+    /// The cluster has a version that this program is too old for.
+    #[error(transparent)]
+    TooOld(#[from] ferrite_membership::transition::TooOld),
+    /// A newer program has changed the layout of the database.
+    #[error(
+        "storage {0}: a newer program has changed the layout of the database; start this member with that program, and downgrade the cluster first"
+    )]
+    Storage(#[from] ferrite_membership::transition::UnsupportedStorage),
+    /// The file could not be rewritten without its free pages, as a flag asks.
+    #[error(transparent)]
+    Rewrite(#[from] rewrite::RewriteError),
+    /// The members disagree about the data.
+    #[error("{0}")]
+    Inconsistent(String),
     /// The flags contradict each other, or the running cluster.
     #[error(transparent)]
     Membership(#[from] ferrite_membership::Error),
@@ -230,6 +245,7 @@ pub struct FileFacts {
     /// How far it has applied.
     pub progress: Progress,
     cluster: Cluster,
+    storage_version: Option<Version>,
 }
 
 impl FileFacts {
@@ -270,13 +286,33 @@ impl FileFacts {
             borrow(&pairs(Bucket::Cluster)?),
         )
         .map_err(|error| ReadError(error.to_string()))?;
+        let storage_version = match view.get(Bucket::Meta, schema::STORAGE_VERSION.as_bytes())? {
+            None => None,
+            Some(bytes) => Some(
+                std::str::from_utf8(&bytes)
+                    .ok()
+                    .and_then(|text| text.parse().ok())
+                    .ok_or_else(|| {
+                        ReadError(format!(
+                            "bucket meta: {} is no version",
+                            schema::STORAGE_VERSION
+                        ))
+                    })?,
+            ),
+        };
         Ok(FileFacts {
+            storage_version,
             progress: Progress {
                 index: number(schema::CONSISTENT_INDEX)?,
                 term: number(schema::TERM)?,
             },
             cluster,
         })
+    }
+
+    /// The cluster's version.
+    pub fn version(&self) -> Option<Version> {
+        self.cluster.version
     }
 
     /// The membership in the file.
@@ -528,6 +564,13 @@ fn restart(disk: &Disk, config: &Config, engine: Engine) -> Result<Recovered, St
             )));
         }
     }
+    if let Some(stored) = facts.storage_version {
+        versions::check_storage(stored)?;
+    }
+    if let Some(version) = facts.cluster.version {
+        versions::check_program(version)?;
+    }
+    engine = without_free_pages(disk, config, engine)?;
     let options = disk.wal_options(config.no_fsync);
     let (mut wal, mut recovered) = repairing(disk, &wal_dir, || {
         Wal::open(&wal_dir, &record, options.clone())
@@ -625,6 +668,31 @@ fn restart(disk: &Disk, config: &Config, engine: Engine) -> Result<Recovered, St
         restarted: true,
         remotes: Vec::new(),
     })
+}
+
+/// Rewrites the database if that frees as much as the flag wants.
+fn without_free_pages(disk: &Disk, config: &Config, engine: Engine) -> Result<Engine, StartError> {
+    let threshold = config.upkeep.boot_defragment_bytes;
+    if threshold == 0 {
+        return Ok(engine);
+    }
+    let (size, in_use) = (engine.db().size(), engine.db().in_use_bytes());
+    if size.saturating_sub(in_use) < threshold {
+        tracing::info!(
+            "current-db-size-bytes" = size,
+            "current-db-size-in-use-bytes" = in_use,
+            "bootstrap-defrag-threshold-bytes" = threshold,
+            "Skipping defragmentation"
+        );
+        return Ok(engine);
+    }
+    let options = config.database_options();
+    Ok(rewrite::at_once(
+        disk,
+        &config.database(),
+        &engine,
+        options,
+    )?)
 }
 
 /// The founding cluster, when the flags still describe the one the log was made for.
@@ -814,6 +882,7 @@ fn open_state(
         member_id,
         quota_bytes: config.quota_bytes,
         lease_ttl_min_seconds: lease_ttl_min_seconds(config),
+        lease_checkpoint_persist: config.upkeep.lease_checkpoint_persist,
     };
     let applier = Applier::new(
         applier_config,

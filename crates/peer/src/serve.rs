@@ -25,7 +25,9 @@ use crate::body::{Body, full_body};
 use crate::client::chain;
 use crate::codec::{DecodeError, MESSAGE_LIMIT, MessageDecoder, decode_body};
 use crate::config::Refused;
-use crate::conn::{Acceptor, BoxFuture, ConnState, DeadlineIo, PlainAcceptor, ReadMode, TurnedAway};
+use crate::conn::{
+    Acceptor, BoxFuture, ConnState, DeadlineIo, PlainAcceptor, ReadMode, TurnedAway,
+};
 use crate::headers::{self, CLUSTER_ID, PEER_URLS, RAFT_TO, SERVER_FROM, SERVER_VERSION};
 use crate::logfmt::{hex, human_bytes, parse_hex, rfc3339, type_name};
 use crate::peer::{Rejected, StreamKind, check_receiver, receive};

@@ -388,11 +388,14 @@ fn json_is_fetched_from_the_first_url_that_answers() {
         let a = Member::start(0x121).await;
         let urls = ["http://127.0.0.1:1".to_owned(), a.url()];
         let limit = Duration::from_secs(5);
-        let (value, _) = get_json::<serde_json::Value>(&Dialer::default(), &urls, "/members", &[], limit)
-            .await
-            .expect("JSON");
+        let (value, _) =
+            get_json::<serde_json::Value>(&Dialer::default(), &urls, "/members", &[], limit)
+                .await
+                .expect("JSON");
         assert_eq!(value["path"], "/members");
-        let error = get_json::<serde_json::Value>(&Dialer::default(), &[a.url()], "/raft/x", &[], limit).await;
+        let error =
+            get_json::<serde_json::Value>(&Dialer::default(), &[a.url()], "/raft/x", &[], limit)
+                .await;
         assert!(matches!(error, Err(FetchError::Status { .. })), "{error:?}");
         a.stop().await;
     });

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrite_auth::password;
-use ferrite_node::Config as NodeConfig;
+use ferrite_node::{Config as NodeConfig, Upkeep};
 use ferrite_peer::Dialer;
 
 use crate::auth::{Gate, Tokens};
+use crate::features::{Feature, Features};
 use crate::flags::{Url, Values};
 use crate::log::{Format, Output, Severity};
 use crate::memory;
-use crate::tls;
 use crate::service::watch::PROGRESS_INTERVAL_MIN;
+use crate::tls;
 
 /// The default quota, as etcd's.
 const QUOTA_DEFAULT_BYTES: u64 = 2 << 30;
@@ -26,6 +27,8 @@ const PEER_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(600);
 /// What `--auth-token-ttl=0` means.
 const TOKEN_TTL_SECONDS: u64 = 300;
+/// Time between two notes of how long a lease still lives.
+const LEASE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
 /// Longest election timeout.
 const ELECTION_MAX_MS: u64 = 50_000;
 
@@ -45,6 +48,8 @@ pub struct Config {
     pub gate: Arc<Gate>,
     /// Certificates and what else belongs to TLS.
     pub tls: tls::Settings,
+    /// What is switched on.
+    pub features: Features,
     /// Things worth a line in the log.
     pub warnings: Vec<String>,
 }
@@ -149,7 +154,11 @@ pub fn read(values: &Values) -> Result<Config, String> {
             joined(&client_urls)
         )
     })?;
-    if let Some(url) = listen_peer.iter().chain(&peer_urls).find(|url| url.is_socket()) {
+    if let Some(url) = listen_peer
+        .iter()
+        .chain(&peer_urls)
+        .find(|url| url.is_socket())
+    {
         return Err(format!(
             "{url}: members do not talk over unix sockets in Ferrite; give a http:// or https:// URL"
         ));
@@ -200,6 +209,8 @@ pub fn read(values: &Values) -> Result<Config, String> {
         Duration::ZERO => Duration::from_millis(100),
         other => other,
     };
+    let features = values.features("feature-gates");
+    check_features(values, &features, &mut warnings)?;
     let initial_cluster = if values.is_set("initial-cluster") {
         values.text("initial-cluster").to_owned()
     } else {
@@ -268,6 +279,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         token_ttl: Duration::from_secs(or("auth-token-ttl", TOKEN_TTL_SECONDS)),
         warn_apply: values.duration("warning-apply-duration"),
         dialer: Dialer::default(),
+        upkeep: upkeep(values, &features),
         name,
     };
     Ok(Config {
@@ -278,6 +290,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         watch_progress_interval,
         gate: Arc::new(Gate::new(tokens, bcrypt_cost)),
         tls,
+        features,
         warnings,
     })
 }
@@ -292,6 +305,53 @@ fn check_advertised(urls: &[Url]) -> Result<(), String> {
     match urls.iter().find(nobody) {
         Some(url) => Err(format!("unexpected empty host ({url})")),
         None => Ok(()),
+    }
+}
+
+/// Gates that need each other, and what Ferrite cannot do.
+fn check_features(
+    values: &Values,
+    features: &Features,
+    warnings: &mut Vec<String>,
+) -> Result<(), String> {
+    match (
+        features.enabled(Feature::LeaseCheckpoint),
+        features.enabled(Feature::LeaseCheckpointPersist),
+    ) {
+        (true, false) => warnings.push(
+            "Detected that checkpointing is enabled without persistence. Consider enabling feature gate LeaseCheckpointPersist".into(),
+        ),
+        (false, true) => {
+            return Err("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint".into());
+        }
+        _ => {}
+    }
+    if features.enabled(Feature::SetMemberLocalAddr) {
+        return Err("feature gate SetMemberLocalAddr is not supported yet: leave it out, or set it to false beside AllAlpha".into());
+    }
+    if values.duration("compact-hash-check-time").is_zero() {
+        return Err("--compact-hash-check-time must be >0 (set to 0s)".into());
+    }
+    Ok(())
+}
+
+fn upkeep(values: &Values, features: &Features) -> Upkeep {
+    Upkeep {
+        initial_corrupt_check: features.enabled(Feature::InitialCorruptCheck),
+        corrupt_check_time: values.duration("corrupt-check-time"),
+        compact_hash_check_time: features
+            .enabled(Feature::CompactHashCheck)
+            .then(|| values.duration("compact-hash-check-time")),
+        downgrade_check_time: values.duration("downgrade-check-time"),
+        boot_defragment_bytes: values
+            .unsigned("bootstrap-defrag-threshold-megabytes")
+            .saturating_mul(1 << 20),
+        lease_checkpoint_interval: features
+            .enabled(Feature::LeaseCheckpoint)
+            .then_some(LEASE_CHECKPOINT_INTERVAL),
+        lease_checkpoint_persist: features.enabled(Feature::LeaseCheckpointPersist),
+        fast_lease_renewal: features.enabled(Feature::FastLeaseKeepAlive),
+        priority_requests: features.enabled(Feature::PriorityRequest),
     }
 }
 
@@ -413,6 +473,14 @@ mod tests {
         assert_eq!(
             refused(&["--initial-cluster", "a=b"]),
             "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: b"
+        );
+        assert_eq!(
+            refused(&["--feature-gates", "LeaseCheckpointPersist=true"]),
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint"
+        );
+        assert_eq!(
+            refused(&["--compact-hash-check-time", "0"]),
+            "--compact-hash-check-time must be >0 (set to 0s)"
         );
         assert_eq!(
             refused(&["--heartbeat-interval", "0"]),

@@ -100,9 +100,7 @@ async fn decide(
     };
     match tls.accept(Begun { first, socket }).await {
         Ok(accepted) => {
-            let name = accepted
-                .common_name
-                .filter(|_| tls.info().client_cert_auth);
+            let name = accepted.common_name.filter(|_| tls.info().client_cert_auth);
             Some((
                 Stream::Tls(Box::new(accepted.stream)),
                 Some(PeerCommonName(name)),

@@ -2,6 +2,7 @@
 
 use ferrite_apply::ApplyError;
 use ferrite_auth::Error as AuthError;
+use ferrite_membership::transition::DowngradeError;
 use ferrite_mvcc::RequestError;
 use ferrite_node::Error;
 use tonic::{Code, Status};
@@ -79,6 +80,11 @@ pub fn bad_urls() -> Status {
         Code::InvalidArgument,
         "etcdserver: given member URLs are invalid",
     )
+}
+
+/// A downgrade request with an action that there is not.
+pub fn unknown_method() -> Status {
+    Status::new(Code::Unknown, "etcdserver: unknown method")
 }
 
 /// The quota is used up.
@@ -218,6 +224,10 @@ pub fn status(error: &Error) -> Status {
         }
         Error::NotPrimary => return Status::new(Code::Unknown, error.to_string()),
         Error::Dropped => return Status::new(Code::Unknown, "raft proposal dropped"),
+        Error::Downgrade(DowngradeError::WrongFormat | DowngradeError::InvalidTarget) => {
+            Code::InvalidArgument
+        }
+        Error::Downgrade(_) => Code::FailedPrecondition,
         Error::TooManyRequests | Error::TransferTimeout | Error::NotEnoughStarted => Code::Unknown,
         Error::TooLarge => Code::InvalidArgument,
         Error::Timeout
@@ -484,6 +494,31 @@ mod tests {
             Error::AppliedIndexTimeout,
             Unavailable,
             "etcdserver: request timed out, waiting for the applied index took too long",
+        );
+        check(
+            DowngradeError::WrongFormat.into(),
+            InvalidArgument,
+            "etcdserver: wrong downgrade target version format",
+        );
+        check(
+            DowngradeError::InvalidTarget.into(),
+            InvalidArgument,
+            "etcdserver: invalid downgrade target version",
+        );
+        check(
+            DowngradeError::VersionUnknown.into(),
+            FailedPrecondition,
+            "etcdserver: cluster version not found during downgrade",
+        );
+        check(
+            DowngradeError::InProgress.into(),
+            FailedPrecondition,
+            "etcdserver: cluster has a downgrade job in progress",
+        );
+        check(
+            DowngradeError::NotInProgress.into(),
+            FailedPrecondition,
+            "etcdserver: no inflight downgrade job",
         );
         check(Error::Stopped, Unavailable, "etcdserver: server stopped");
     }

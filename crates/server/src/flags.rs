@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::features::{self, Features};
+
 /// What a value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -22,6 +24,8 @@ pub enum Kind {
     Urls,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// Feature gates: `A=true,B=false`.
+    Gates,
     /// Accepted and without effect, as the original does.
     Ignored,
 }
@@ -61,6 +65,7 @@ const MEMBER: &str = "Member";
 const CLUSTERING: &str = "Clustering";
 const AUTH: &str = "Auth";
 const SECURITY: &str = "Security";
+const FEATURES: &str = "Features";
 const LOGGING: &str = "Logging";
 const UNSAFE: &str = "Unsafe feature";
 
@@ -311,13 +316,7 @@ pub const FLAGS: &[Flag] = &[
         SECURITY,
         "Certificate that clients are shown (PEM); read again at every handshake.",
     ),
-    flag(
-        "key-file",
-        Kind::Text,
-        "",
-        SECURITY,
-        "Its key (PEM).",
-    ),
+    flag("key-file", Kind::Text, "", SECURITY, "Its key (PEM)."),
     flag(
         "client-cert-file",
         Kind::Text,
@@ -374,13 +373,7 @@ pub const FLAGS: &[Flag] = &[
         SECURITY,
         "Certificate that other members are shown (PEM); read again at every handshake.",
     ),
-    flag(
-        "peer-key-file",
-        Kind::Text,
-        "",
-        SECURITY,
-        "Its key (PEM).",
-    ),
+    flag("peer-key-file", Kind::Text, "", SECURITY, "Its key (PEM)."),
     flag(
         "peer-client-cert-file",
         Kind::Text,
@@ -499,6 +492,41 @@ pub const FLAGS: &[Flag] = &[
         "json",
         LOGGING,
         "json or console.",
+    ),
+    flag(
+        "feature-gates",
+        Kind::Gates,
+        "",
+        MEMBER,
+        "What is to be switched on or off, as name=true|false separated by commas:",
+    ),
+    flag(
+        "corrupt-check-time",
+        Kind::Duration,
+        "0s",
+        FEATURES,
+        "Time between comparisons of the members' data; 0 for none.",
+    ),
+    flag(
+        "compact-hash-check-time",
+        Kind::Duration,
+        "1m0s",
+        FEATURES,
+        "Time between comparisons of what compactions left, with the gate CompactHashCheck.",
+    ),
+    flag(
+        "downgrade-check-time",
+        Kind::Duration,
+        "5s",
+        FEATURES,
+        "Time between looks whether a downgrade is complete; 0 for none.",
+    ),
+    flag(
+        "bootstrap-defrag-threshold-megabytes",
+        Kind::Unsigned,
+        "0",
+        FEATURES,
+        "Defragment the database at start if that frees at least so much; 0 for never.",
     ),
     flag(
         "force-new-cluster",
@@ -703,6 +731,11 @@ impl Values {
         parse_duration(self.text(name)).unwrap_or_default()
     }
 
+    /// The checked feature gates.
+    pub fn features(&self, name: &str) -> Features {
+        Features::parse(self.text(name)).unwrap_or_default()
+    }
+
     /// A checked list of URLs.
     pub fn urls(&self, name: &str) -> Vec<Url> {
         parse_urls(self.text(name)).unwrap_or_default()
@@ -759,12 +792,14 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
             .map(drop)
             .ok_or_else(|| "parse error".into()),
         Kind::Urls => parse_urls(value).map(drop),
+        Kind::Gates => Features::parse(value).map(drop),
         Kind::OneOf(words) if words.contains(&value) => Ok(()),
         Kind::OneOf(_) => Err(format!("invalid value {value:?}")),
     }
 }
 
-fn parse_bool(text: &str) -> Option<bool> {
+/// A boolean as Go reads it.
+pub fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -920,7 +955,9 @@ pub const USAGE: &str = "Usage:
 /// The list of flags for `--help`.
 pub fn help() -> String {
     let mut out = String::new();
-    for group in [MEMBER, CLUSTERING, SECURITY, LOGGING, UNSAFE] {
+    for group in [
+        MEMBER, CLUSTERING, SECURITY, AUTH, LOGGING, FEATURES, UNSAFE,
+    ] {
         out.push_str(&format!("\n{group}:\n"));
         for flag in FLAGS.iter().filter(|flag| flag.group == group) {
             out.push_str(&format!(
@@ -930,6 +967,11 @@ pub fn help() -> String {
                 variable(flag.name),
                 flag.help
             ));
+            if flag.kind == Kind::Gates {
+                for line in features::known() {
+                    out.push_str(&format!("    {line}\n"));
+                }
+            }
         }
     }
     out

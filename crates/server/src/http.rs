@@ -9,7 +9,9 @@ use ferrite_apply::ApplyError;
 use ferrite_membership::members_json;
 use ferrite_mvcc::kv;
 use ferrite_node::config::ETCD_VERSION;
+use ferrite_node::corruption::HASH_PATH;
 use ferrite_node::leases::{INTERNAL_PATH, RENEW_PATH};
+use ferrite_node::versions::DOWNGRADE_PATH;
 use ferrite_node::{Error, Node, hex};
 use ferrite_proto::etcdserverpb::{
     AlarmType, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest,
@@ -21,7 +23,6 @@ use hyper::body::Incoming;
 use prost::Message as _;
 
 use crate::errors;
-use crate::service::maintenance::storage_version;
 
 /// The largest body a peer may ask with.
 const PEER_BODY_MAX: usize = 64 << 10;
@@ -125,7 +126,8 @@ pub async fn client(node: &Node, method: &Method, path: &str, query: &str) -> Re
 /// `/version`.
 pub fn version(node: &Node) -> Response<Bytes> {
     let cluster = node.published().get_cluster();
-    let storage = storage_version(cluster.version)
+    let storage = node
+        .storage_version()
         .map_or_else(|| "unknown".to_owned(), |version| version.to_string());
     let cluster = cluster
         .version
@@ -309,7 +311,7 @@ pub async fn peer(node: &Node, request: Request<Incoming>) -> Response<Bytes> {
                 members_json(cluster.members.values()) + "\n",
             )
         }),
-        "/members/hashkv" => match only_get(&parts.method) {
+        HASH_PATH => match only_get(&parts.method) {
             Some(refused) => refused,
             None => {
                 let asked = parts
@@ -332,7 +334,7 @@ pub async fn peer(node: &Node, request: Request<Incoming>) -> Response<Bytes> {
                 text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n")
             };
         }
-        "/downgrade/enabled" => match only_get(&parts.method) {
+        DOWNGRADE_PATH => match only_get(&parts.method) {
             Some(refused) => refused,
             None => match node.linearizable().await {
                 Ok(()) => {

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod config;
 pub mod conn;
 pub mod errors;
+pub mod features;
 pub mod flags;
 pub mod http;
 pub mod listen;

@@ -77,11 +77,7 @@ fn failed(error: &RunError) -> ExitCode {
         RunError::SelfSigned { what, .. } => what,
         _ => "discovery failed",
     };
-    log::fatal(
-        &log::caller(file!(), line!()),
-        message,
-        &error.to_string(),
-    )
+    log::fatal(&log::caller(file!(), line!()), message, &error.to_string())
 }
 
 /// A process that a signal ended says so to its parent; the first process of a container, to which

@@ -374,7 +374,11 @@ mod tests {
             let got = headers(frames);
             let got: Vec<(&str, &str)> =
                 got.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-            let wanted = [(":method", "POST"), (":authority", "localhost"), ("token", "t")];
+            let wanted = [
+                (":method", "POST"),
+                (":authority", "localhost"),
+                ("token", "t"),
+            ];
             assert_eq!(got[..3], wanted);
             assert_eq!(got[3..6], wanted);
             assert_eq!(got[6..], [(":authority", "h:1")]);
@@ -404,7 +408,11 @@ mod tests {
         let pieces: Vec<&[u8]> = block.chunks(FRAME_MAX).collect();
         for (index, piece) in pieces.iter().enumerate() {
             let kind = if index == 0 { HEADERS } else { CONTINUATION };
-            let flags = if index + 1 == pieces.len() { END_HEADERS } else { 0 };
+            let flags = if index + 1 == pieces.len() {
+                END_HEADERS
+            } else {
+                0
+            };
             input.extend(framed(kind, flags, piece));
         }
         let out = passed(&input, 4_096).expect("good frames");

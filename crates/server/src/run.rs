@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrite_node::config::ETCD_VERSION;
-use ferrite_node::{Node, OnFatal, StartError, hex, recover, tasks};
+use ferrite_node::{Node, OnFatal, StartError, corruption, hex, recover, tasks, versions};
 use ferrite_peer::Acceptor;
 use ferrite_tls::TlsInfo;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::{Config, bind};
+use crate::features::Feature;
 use crate::listen::{ClientPort, Speech, client_ports};
 use crate::serve::{ClientServer, ServeError, peer_body};
-use crate::service::Context;
+use crate::service::{Context, Serving};
 use crate::{http, log, tls};
 
 /// How the process ended.
@@ -108,7 +109,11 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     node_config.dialer = tls::peer_dialer(&peer_tls).map_err(RunError::Listen)?;
     banner(config);
     let recovered = tokio::select! {
-        recovered = prepare(config, &node_config) => recovered?,
+        recovered = async {
+            let recovered = prepare(config, &node_config).await?;
+            check_data(&node_config, &recovered).await?;
+            Ok::<_, RunError>(recovered)
+        } => recovered?,
         number = signals.recv() => return Ok(Outcome::Signal(number)),
     };
     let on_fatal = OnFatal::new(|reason| {
@@ -144,6 +149,9 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         // Nobody listens when the stop has begun already.
         let _stopping = removed_sender.send(());
     }));
+    tokio::spawn(versions::watch_downgrade(node.clone()));
+    tokio::spawn(corruption::watch_newest(node.clone()));
+    tokio::spawn(corruption::watch_compactions(node.clone()));
     let first_election = node.clone();
     tokio::spawn(async move { tasks::advance_first_election(&first_election).await });
 
@@ -199,6 +207,15 @@ async fn prepare(
     } else {
         tasks::ask_cluster(&node_config.dialer, &others(config)).await
     };
+    if let Some(found) = &remote
+        && !config.node.new_cluster
+        && !versions::may_join(&found.cluster, &config.node.peer_urls, &node_config.dialer).await
+    {
+        return Err(StartError::Config(
+            "incompatible with current running cluster: its version is not one that this program can join, or a downgrade is under way (see etcdctl endpoint status)".into(),
+        )
+        .into());
+    }
     let node_config = node_config.clone();
     let (sender, receiver) = oneshot::channel();
     std::thread::Builder::new()
@@ -216,6 +233,28 @@ async fn prepare(
             "recovery ended without a word",
         ))),
     }
+}
+
+/// With the gate on, a member that existed before serves only if its data is the others'.
+async fn check_data(
+    config: &ferrite_node::Config,
+    recovered: &recover::Recovered,
+) -> Result<(), RunError> {
+    if !recovered.restarted || !config.upkeep.initial_corrupt_check {
+        return Ok(());
+    }
+    let asker = corruption::Asker {
+        member_id: recovered.member_id,
+        cluster: recovered.applier.cluster(),
+        dialer: &config.dialer,
+        timeout: config.request_timeout(),
+    };
+    corruption::check_at_start(&asker, recovered.applier.store())
+        .await
+        .map_err(|error| {
+            tracing::error!(error, "checkInitialHashKV failed");
+            StartError::Inconsistent(error).into()
+        })
 }
 
 /// Peer URLs of the other members in `--initial-cluster`.
@@ -251,6 +290,7 @@ async fn publish_and_serve(
             gate: Arc::clone(&config.gate),
             progress_interval: config.watch_progress_interval,
             warn_unary: config.warn_unary,
+            serving: Serving::new(config.features.enabled(Feature::StopGRPCServiceOnDefrag)),
         },
     )?;
     for (address, speech) in addresses {
@@ -292,7 +332,8 @@ fn serve_peers(
         let transport = node.transport().clone();
         let stop = Arc::clone(stop);
         tasks.push(tokio::spawn(async move {
-            ferrite_peer::serve_with(listener, transport, fallback, acceptor, stop.notified()).await;
+            ferrite_peer::serve_with(listener, transport, fallback, acceptor, stop.notified())
+                .await;
         }));
     }
     Ok(tasks)

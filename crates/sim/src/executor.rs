@@ -10,6 +10,9 @@ use crate::member::{Running, Unfinished, name};
 use crate::mutation::Mutation;
 use crate::world::{Event, Stage, World};
 
+/// A member rewrites its database when a commit ends at an index that this divides.
+const REWRITE_EVERY: u64 = 5;
+
 impl World {
     fn running(&mut self, place: usize) -> Option<&mut Running> {
         self.members[place].running.as_mut()
@@ -427,6 +430,14 @@ impl World {
             }
             self.push_raft(place, input);
         }
+        for job in effects.hashes {
+            if let Some(running) = self.running(place) {
+                let store = running.stages.apply.applier().store().clone();
+                if let Err(reason) = job.run(&store) {
+                    self.fail(format!("{}: {reason}", name(place)));
+                }
+            }
+        }
         if effects.replace_peers {
             self.stats.count("databases installed");
         }
@@ -495,7 +506,7 @@ impl World {
         let input = running.commit_in.pop_front()?;
         let index = match &input {
             commit::Input::Commit(sealed) => Some(sealed.progress.index),
-            commit::Input::Install { .. } => None,
+            _ => None,
         };
         match running.stages.commit.step(input) {
             Ok(effects) => {
@@ -548,6 +559,12 @@ impl World {
             self.schedule(place, Stage::Commit, 5, 1_000);
         }
         self.stats.count("database writes");
+        if effects
+            .committed
+            .is_some_and(|index| index % REWRITE_EVERY == 0)
+        {
+            self.push_commit(place, commit::Input::Defragment { ticket: 0 });
+        }
         if let Some(durable) = effects.durable {
             if !self.goes_on(place) {
                 return;
@@ -580,6 +597,14 @@ impl World {
                 return;
             }
             self.push_apply(place, apply::Input::Installed(view));
+        }
+        for (_, outcome) in effects.defragmented {
+            if outcome.is_ok() {
+                self.stats.count("databases rewritten");
+            }
+        }
+        if effects.again {
+            self.push_commit(place, commit::Input::Rewrite);
         }
     }
 }

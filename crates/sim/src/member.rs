@@ -12,7 +12,7 @@ use ferrite_node::recover::recover_on;
 use ferrite_node::snapshot::Transfers;
 use ferrite_node::stage::{apply, commit, log, raft};
 use ferrite_node::wait::AppliedIndex;
-use ferrite_node::{Config, StartError};
+use ferrite_node::{Config, StartError, Upkeep};
 use ferrite_wal::fs::Fs;
 use ferrite_wal::memfs::MemFs;
 
@@ -262,5 +262,6 @@ fn config(place: usize, members: usize, plan: &Plan) -> Config {
         token_ttl: Duration::from_secs(300),
         warn_apply: Duration::from_millis(100),
         dialer: Default::default(),
+        upkeep: Upkeep::default(),
     }
 }

@@ -448,7 +448,6 @@ impl Cluster {
     }
 }
 
-
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {

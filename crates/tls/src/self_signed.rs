@@ -44,15 +44,17 @@ pub fn self_signed(dir: &Path, hosts: &[String], years: u64) -> Result<TlsInfo, 
     };
     let (cert_path, key_path) = (path("cert.pem"), path("key.pem"));
     if !(cert_path.exists() && key_path.exists()) {
-        let not_after = OffsetDateTime::now_utc()
-            .saturating_add(Duration::days(i64::try_from(years.saturating_mul(365)).unwrap_or(i64::MAX)));
-        let (cert, key) =
-            generate(hosts, not_after).map_err(|e| failed("cannot generate x509 certificate")(&e))?;
+        let not_after = OffsetDateTime::now_utc().saturating_add(Duration::days(
+            i64::try_from(years.saturating_mul(365)).unwrap_or(i64::MAX),
+        ));
+        let (cert, key) = generate(hosts, not_after)
+            .map_err(|e| failed("cannot generate x509 certificate")(&e))?;
         tracing::warn!(
             "certificate-validity-bound-not-after" = %not_after,
             "automatically generate certificates"
         );
-        let write = |mut file: File, text: &str| file.write_all(text.as_bytes()).and(file.sync_all());
+        let write =
+            |mut file: File, text: &str| file.write_all(text.as_bytes()).and(file.sync_all());
         // The key first: a certificate without one would be taken for a finished pair by nobody.
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
@@ -109,7 +111,11 @@ mod tests {
     #[test]
     fn a_pair_is_made_once_and_kept() {
         let dir = tempfile::tempdir().expect("a folder");
-        let hosts = ["127.0.0.1".to_owned(), "localhost".to_owned(), String::new()];
+        let hosts = [
+            "127.0.0.1".to_owned(),
+            "localhost".to_owned(),
+            String::new(),
+        ];
         let dir = dir.path().join("fixtures/client");
         let first = self_signed(&dir, &hosts, 1).expect("made");
         let bytes = fs::read(&first.cert_file).expect("written");

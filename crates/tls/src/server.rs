@@ -180,11 +180,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// As [`ServerTls::accept`].
-    pub async fn accept_member<IO>(
-        &self,
-        io: IO,
-        remote: IpAddr,
-    ) -> Result<Accepted<IO>, Rejected>
+    pub async fn accept_member<IO>(&self, io: IO, remote: IpAddr) -> Result<Accepted<IO>, Rejected>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -211,9 +207,8 @@ impl ServerTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let failed = |name: &str, error: &io::Error| {
-            Err(Rejected::because(name, words::handshake(error)))
-        };
+        let failed =
+            |name: &str, error: &io::Error| Err(Rejected::because(name, words::handshake(error)));
         let start = match LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await {
             Ok(start) => start,
             Err(error) => return failed("", &error),

@@ -136,7 +136,9 @@ async fn who_is_not_let_in_hears_why_in_the_originals_words() {
         Some("remote error: tls: unknown certificate authority")
     );
 
-    let old = scene.pki.issue("old", &Wanted::common_name("old").expired());
+    let old = scene
+        .pki
+        .issue("old", &Wanted::common_name("old").expired());
     let (server, error) = shake(&asking, &shown(&old), "localhost", None).await;
     let text = why(server);
     assert!(
@@ -259,8 +261,7 @@ async fn a_members_certificate_belongs_to_its_address() {
         ),
         (&nameless, away, r#"let in as Some("m3")"#),
     ] {
-        let (said, _) =
-            shake(&server, &scene.client(Some(paper)), "localhost", Some(from)).await;
+        let (said, _) = shake(&server, &scene.client(Some(paper)), "localhost", Some(from)).await;
         let said = why(said);
         assert!(said.starts_with(wanted), "{from}: {said}");
     }
@@ -412,7 +413,10 @@ async fn what_is_no_handshake_is_named() {
         ours.write_all(bytes).await.expect("room");
         ours.shutdown().await.expect("closed");
         let rejected = server.accept(theirs).await.expect_err("no handshake");
-        assert_eq!((rejected.error.as_str(), rejected.is_silent()), (wanted, silent));
+        assert_eq!(
+            (rejected.error.as_str(), rejected.is_silent()),
+            (wanted, silent)
+        );
     }
 }
 
@@ -434,7 +438,11 @@ fn files_that_cannot_be_are_named_in_the_originals_words() {
     let (cert, key) = (&scene.server.cert, &scene.server.key);
     assert_eq!(said(cert, key), "");
     for (cert, key, wanted) in [
-        (cert, &other.key, "tls: private key does not match public key"),
+        (
+            cert,
+            &other.key,
+            "tls: private key does not match public key",
+        ),
         (
             key,
             key,

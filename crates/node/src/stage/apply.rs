@@ -14,13 +14,15 @@ use ferrite_apply::{
     Alarms, Applied, Applier, ApplyError, Effect, Progress, Response, TokenChange,
 };
 use ferrite_membership::{Change, Cluster, Version};
-use ferrite_mvcc::CompactionProgress;
+use ferrite_mvcc::schema::{self, Bucket};
+use ferrite_mvcc::{CompactionProgress, HashJob};
 use ferrite_proto::raftpb::Snapshot;
 
 use super::commit::{Input as CommitInput, Sealed};
 use super::raft::{ApplyJob, Input as RaftInput};
 use crate::engine::FileState;
 use crate::recover::FileFacts;
+use crate::versions::{self, STORAGE_VERSION_SINCE};
 use crate::watch_hub::WatchChange;
 use crate::{Answer, Event};
 
@@ -87,6 +89,8 @@ pub struct Effects<R> {
     pub commit: Vec<CommitInput>,
     /// For the raft stage.
     pub raft: Vec<RaftInput<R>>,
+    /// Hashes of compactions to compute, beside everything else.
+    pub hashes: Vec<HashJob>,
     /// Whoever waited for everything to be committed.
     pub flushed: Vec<mpsc::Sender<()>>,
 }
@@ -106,6 +110,7 @@ impl<R> Default for Effects<R> {
             watch: Vec::new(),
             commit: Vec::new(),
             raft: Vec::new(),
+            hashes: Vec::new(),
             flushed: Vec::new(),
         }
     }
@@ -157,6 +162,8 @@ pub struct ApplyStage {
     /// Whoever waits for everything to be committed.
     flushes: Vec<mpsc::Sender<()>>,
     sealed: Progress,
+    /// The next batch is to be followed by a `.snap` file, so that no older program has to read the log before it.
+    force_snapshot: bool,
 }
 
 impl ApplyStage {
@@ -173,6 +180,7 @@ impl ApplyStage {
             physical_after: None,
             flushes: Vec::new(),
             sealed: applier.progress(),
+            force_snapshot: false,
             applier,
             params,
         }
@@ -269,7 +277,14 @@ impl ApplyStage {
                 Ok(())
             }
             Input::StorageVersion(version) => {
-                self.applier.set_storage_version(version);
+                if version < STORAGE_VERSION_SINCE {
+                    // Programs of that version do not know the field; one that finds it refuses to start.
+                    self.applier
+                        .backend()
+                        .delete(Bucket::Meta, schema::STORAGE_VERSION.as_bytes());
+                } else {
+                    self.applier.set_storage_version(version);
+                }
                 self.dirty(now);
                 Ok(())
             }
@@ -326,7 +341,7 @@ impl ApplyStage {
                 .apply(entry, answered_here)
                 .map_err(|error| error.to_string())?;
             done += 1;
-            self.outcome(applied, now, answered_here, effects);
+            self.outcome(applied, now, answered_here, effects)?;
             self.freeze_if_full(now, effects);
             if self.is_blocked() {
                 break;
@@ -354,7 +369,7 @@ impl ApplyStage {
         now: Instant,
         answered_here: &impl Fn(u64) -> bool,
         effects: &mut Effects<R>,
-    ) {
+    ) -> Result<(), String> {
         if !applied.changes.events.is_empty() {
             effects.watch.push(WatchChange::Changes(applied.changes));
         }
@@ -367,7 +382,9 @@ impl ApplyStage {
                     self.publish_cluster(effects);
                 }
                 Effect::ClusterAttributes => {
+                    let before = self.cluster.version;
                     self.publish_cluster(effects);
+                    self.judge_version(before)?;
                     effects.events.push(Event::ClusterAttributes);
                 }
                 Effect::RemovedSelf => effects.events.push(Event::RemovedSelf),
@@ -404,7 +421,7 @@ impl ApplyStage {
                     self.physical.push((applied.request_id, response));
                     self.physical_after = None;
                 }
-                return;
+                return Ok(());
             }
         }
         // The answer to a write that used up the quota waits for the alarm.
@@ -414,6 +431,24 @@ impl ApplyStage {
                 applied.outcome.map_err(ApplyError::into),
             ));
         }
+        Ok(())
+    }
+
+    /// The cluster's version may have changed: whether this program can go on, and what an older one needs.
+    fn judge_version(&mut self, before: Option<Version>) -> Result<(), String> {
+        let Some(version) = self.cluster.version else {
+            return Ok(());
+        };
+        versions::check_program(version).map_err(|error| error.to_string())?;
+        if let Some(before) = before.filter(|before| version < *before) {
+            tracing::info!(
+                "prev-cluster-version" = %before,
+                "new-cluster-version" = %version,
+                "Cluster version downgrade detected, forcing snapshot"
+            );
+            self.force_snapshot = true;
+        }
+        Ok(())
     }
 
     fn publish_cluster<R>(&mut self, effects: &mut Effects<R>) {
@@ -456,6 +491,7 @@ impl ApplyStage {
             batch,
             progress,
             cluster: Arc::clone(&self.cluster),
+            force_snapshot: std::mem::take(&mut self.force_snapshot),
         }));
     }
 
@@ -465,6 +501,7 @@ impl ApplyStage {
         }
         let store = Arc::clone(self.applier.store());
         if store.compaction_pending() {
+            effects.hashes.extend(store.take_hash_job());
             let progress = store
                 .compaction_step(COMPACTION_SLICE)
                 .map_err(|error| format!("compaction: {error}"))?;
@@ -541,6 +578,9 @@ impl ApplyStage {
                 progress.index, found.progress.index
             ));
         }
+        if let Some(version) = found.version() {
+            versions::check_program(version).map_err(|error| error.to_string())?;
+        }
         let before = self.applier.cluster();
         let cluster = Cluster {
             max_learners: before.max_learners,
@@ -568,6 +608,7 @@ impl ApplyStage {
             self.applier.store().current_revision(),
         ));
         effects.events.push(Event::ClusterAttributes);
+        effects.commit.push(CommitInput::Adopted);
         effects.raft.push(RaftInput::Durable {
             index: progress.index,
             conf_state: self.applier.cluster().conf_state(),

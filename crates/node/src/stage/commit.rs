@@ -3,6 +3,8 @@
 //! Order after a commit (architecture, section 5a): the database is durable through the index → the
 //! `.snap` file → its record in the log → old log is released. File operations go through the
 //! member's [`Disk`]. After an error the stage must not be stepped again.
+//!
+//! A defragmentation ([`crate::rewrite`]) goes on between commits, a slice at a time.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use parking_lot::Mutex;
 
 use crate::disk::Disk;
 use crate::engine::{DatabaseOptions, Engine, FileState};
+use crate::rewrite::{Rewrite, RewriteError};
 
 /// Changes to commit, and how far they bring the file.
 pub struct Sealed {
@@ -27,6 +30,8 @@ pub struct Sealed {
     pub progress: Progress,
     /// The membership at that index.
     pub cluster: Arc<Cluster>,
+    /// Write a `.snap` file now, however short the log since the last one is.
+    pub force_snapshot: bool,
 }
 
 /// Work for the database file.
@@ -38,6 +43,15 @@ pub enum Input {
         /// The received file.
         received: PathBuf,
     },
+    /// The state has been read from the database that was put in place.
+    Adopted,
+    /// Rewrite the file without its free pages; the ticket comes back when it is done.
+    Defragment {
+        /// Whoever asks.
+        ticket: u64,
+    },
+    /// Go on with that.
+    Rewrite,
 }
 
 /// The database file is durable through this index.
@@ -60,6 +74,10 @@ pub struct Effects {
     pub committed: Option<u64>,
     /// For the apply stage: the received database is in place.
     pub installed: Option<Arc<FileState>>,
+    /// For whoever asked for a defragmentation: how it ended.
+    pub defragmented: Vec<(u64, Result<(), String>)>,
+    /// [`Input::Rewrite`] is to be put behind what waits for this stage.
+    pub again: bool,
 }
 
 /// What the stage starts from.
@@ -86,6 +104,20 @@ pub struct CommitStage {
     pub max_snapshots: usize,
     /// Index of the newest `.snap` file.
     pub last_snapshot: u64,
+    /// The defragmentation under way.
+    pub defragmentation: Defragmentation,
+}
+
+/// Who waits for the file to be rewritten, and how far that is.
+#[derive(Default)]
+pub struct Defragmentation {
+    rewrite: Option<Rewrite>,
+    /// Those it is done for.
+    served: Vec<u64>,
+    /// Those who asked after it had begun, or cannot be served yet.
+    waiting: Vec<u64>,
+    /// The database was replaced and the state is not read from it yet: nothing may take its place now.
+    installing: bool,
 }
 
 impl CommitStage {
@@ -97,7 +129,83 @@ impl CommitStage {
         match input {
             Input::Commit(sealed) => self.commit(&sealed),
             Input::Install { received } => self.install(received),
+            Input::Adopted => {
+                self.defragmentation.installing = false;
+                self.begin_rewrite()
+            }
+            Input::Defragment { ticket } => {
+                self.defragmentation.waiting.push(ticket);
+                self.begin_rewrite()
+            }
+            Input::Rewrite => self.rewrite(),
         }
+    }
+
+    /// Begins with the copy, unless one is under way, nobody waits for one, or it must wait itself.
+    fn begin_rewrite(&mut self) -> Result<Effects, String> {
+        let state = &mut self.defragmentation;
+        if state.rewrite.is_some() || state.installing || state.waiting.is_empty() {
+            return Ok(Effects::default());
+        }
+        state.served.append(&mut state.waiting);
+        let old = self.engine.lock().clone();
+        match Rewrite::begin(&self.disk, &self.database, &old, self.database_options) {
+            Ok(rewrite) => {
+                state.rewrite = Some(rewrite);
+                Ok(Effects {
+                    again: true,
+                    ..Effects::default()
+                })
+            }
+            Err(error) => self.end_rewrite(Err(error)),
+        }
+    }
+
+    /// Copies a slice; after the last one the new file takes the place of the old.
+    fn rewrite(&mut self) -> Result<Effects, String> {
+        let Some(mut rewrite) = self.defragmentation.rewrite.take() else {
+            return Ok(Effects::default());
+        };
+        let old = self.engine.lock().clone();
+        match rewrite.copy(&old) {
+            Ok(false) => {
+                self.defragmentation.rewrite = Some(rewrite);
+                Ok(Effects {
+                    again: true,
+                    ..Effects::default()
+                })
+            }
+            Ok(true) => {
+                let done = rewrite.finish(&self.disk, &self.database, &old, self.database_options);
+                match done {
+                    Ok(new) => {
+                        let view = new.view().map_err(|error| error.to_string())?;
+                        *self.engine.lock() = new;
+                        self.backend.swap_file(view);
+                        self.end_rewrite(Ok(()))
+                    }
+                    Err(error) => self.end_rewrite(Err(error)),
+                }
+            }
+            Err(error) => {
+                rewrite.abandon(&self.disk);
+                self.end_rewrite(Err(error))
+            }
+        }
+    }
+
+    /// Answers, and begins anew for those who have asked meanwhile.
+    fn end_rewrite(&mut self, outcome: Result<(), RewriteError>) -> Result<Effects, String> {
+        if let Err(RewriteError::Unknown(reason)) = outcome {
+            return Err(reason);
+        }
+        let outcome = outcome.map_err(|error| error.to_string());
+        let served = std::mem::take(&mut self.defragmentation.served);
+        let mut effects = self.begin_rewrite()?;
+        effects
+            .defragmented
+            .extend(served.into_iter().map(|ticket| (ticket, outcome.clone())));
+        Ok(effects)
     }
 
     fn commit(&mut self, sealed: &Sealed) -> Result<Effects, String> {
@@ -108,10 +216,11 @@ impl CommitStage {
         let view = engine.view().map_err(|error| error.to_string())?;
         let still_current = self.backend.commit_done(view);
         let index = sealed.progress.index;
-        let mut effects = Effects {
-            committed: Some(index),
-            ..Effects::default()
+        let mut effects = match self.follow(&sealed.batch) {
+            Ok(()) => Effects::default(),
+            Err(error) => self.end_rewrite(Err(error))?,
         };
+        effects.committed = Some(index);
         if still_current {
             effects.durable = Some(Durable {
                 index,
@@ -120,11 +229,29 @@ impl CommitStage {
             self.bytes_since_snapshot += sealed.batch.bytes();
             let much =
                 self.bytes_since_snapshot >= self.snapshot_bytes && index > self.last_snapshot;
-            if much || index >= self.last_snapshot + self.snapshot_count {
+            let forced = sealed.force_snapshot && index > self.last_snapshot;
+            if much || forced || index >= self.last_snapshot + self.snapshot_count {
                 effects.snapshot = Some(self.save_snapshot(sealed)?);
             }
         }
         Ok(effects)
+    }
+
+    /// A copy under way gets the changes too; one that cannot is given up.
+    fn follow(&mut self, batch: &Batch) -> Result<(), RewriteError> {
+        let Some(rewrite) = self.defragmentation.rewrite.take() else {
+            return Ok(());
+        };
+        match rewrite.follow(batch) {
+            Ok(()) => {
+                self.defragmentation.rewrite = Some(rewrite);
+                Ok(())
+            }
+            Err(error) => {
+                rewrite.abandon(&self.disk);
+                Err(error)
+            }
+        }
     }
 
     fn save_snapshot(&mut self, sealed: &Sealed) -> Result<walpb::Snapshot, String> {
@@ -156,8 +283,15 @@ impl CommitStage {
         })
     }
 
-    /// Renames the received file over the present one. Whoever reads the old one keeps it.
+    /// Renames the received file over the present one. Whoever reads the old one keeps it. A copy under way
+    /// is of no use any more; it is begun anew from the received file.
     fn install(&mut self, received: PathBuf) -> Result<Effects, String> {
+        let state = &mut self.defragmentation;
+        state.installing = true;
+        state.waiting.append(&mut state.served);
+        if let Some(rewrite) = state.rewrite.take() {
+            rewrite.abandon(&self.disk);
+        }
         self.disk
             .rename(&received, &self.database)
             .map_err(|error| format!("renaming {}: {error}", received.display()))?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrite_membership::{Change, Cluster};
+use ferrite_mvcc::HashJob;
 use ferrite_peer::Transport;
 
 use super::OnFatal;
@@ -147,8 +148,31 @@ impl ApplyThread {
         if !raft.is_empty() {
             self.raft.push_all(raft);
         }
+        for job in effects.hashes {
+            self.compute(job);
+        }
         for reply in effects.flushed {
             let _gone = reply.send(());
+        }
+    }
+
+    /// The hash of a compaction reads everything there was up to it.
+    fn compute(&self, job: HashJob) {
+        let store = Arc::clone(self.stage.applier().store());
+        let spawned = std::thread::Builder::new()
+            .name("hash".into())
+            .spawn(move || match job.run(&store) {
+                Ok(found) => tracing::info!(
+                    hash = found.hash,
+                    revision = found.hash_revision,
+                    "compact-revision" = found.compact_revision,
+                    "storing new hash"
+                ),
+                // A raft snapshot has replaced what was to be hashed, or reading will fail elsewhere too.
+                Err(error) => tracing::warn!(error = %error, "gave up the hash of a compaction"),
+            });
+        if let Err(error) = spawned {
+            tracing::warn!(error = %error, "no thread to compute the hash of a compaction");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::queue::{Queue, Wait};
 use crate::snapshot::Transfers;
 use crate::stage::commit::{CommitStage, Effects};
 use crate::stage::raft::Input;
+use crate::wait::Waiters;
 
 pub use crate::stage::commit::{Input as Command, Sealed};
 
@@ -32,6 +33,8 @@ pub struct CommitThread<R> {
     pub wal: Queue<WalCommand>,
     /// Snapshots on their way to peers: while there are any, the log in memory is kept.
     pub transfers: Arc<Transfers>,
+    /// Clients waiting for a defragmentation.
+    pub defragmentations: Arc<Waiters<Result<(), String>>>,
     /// What to do when the disk fails.
     pub on_fatal: OnFatal,
 }
@@ -77,6 +80,13 @@ impl<R: Send + 'static> CommitThread<R> {
         }
         if let Some(view) = effects.installed {
             self.apply.push(ApplyCommand::Installed(view));
+        }
+        for (ticket, outcome) in effects.defragmented {
+            self.defragmentations.answer(ticket, outcome);
+        }
+        if effects.again {
+            // Behind the commits that wait: they come first.
+            self.queue.push(Command::Rewrite);
         }
     }
 }

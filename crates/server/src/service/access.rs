@@ -155,7 +155,7 @@ impl Context {
         mut request: InternalRaftRequest,
     ) -> Result<Applied, Error> {
         // Asked before the token is looked at, as in the original.
-        if self.node.overloaded() {
+        if self.node.refuses(&request) {
             return Err(Error::TooManyRequests);
         }
         if let Some(who) = self.who(caller).await? {

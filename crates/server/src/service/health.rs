@@ -1,4 +1,5 @@
-//! `grpc.health.v1.Health`: the whole server, named by the empty string, serves from its start.
+//! `grpc.health.v1.Health`: the whole server, named by the empty string, serves from its start, unless a
+//! defragmentation is to stop it.
 
 use ferrite_proto::grpc_health_v1::health_check_response::ServingStatus;
 use ferrite_proto::grpc_health_v1::health_server::Health;
@@ -22,7 +23,7 @@ impl Health for HealthService {
             return Err(Status::not_found("unknown service"));
         }
         Ok(Response::new(HealthCheckResponse {
-            status: ServingStatus::Serving as i32,
+            status: status_of(*self.0.serving.subscribe().borrow()),
         }))
     }
 
@@ -34,19 +35,42 @@ impl Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        use tokio_stream::StreamExt as _;
         self.0.admit(request.metadata(), false)?;
-        let status = if request.get_ref().service.is_empty() {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::ServiceUnknown
-        };
-        let first = tokio_stream::once(Ok(HealthCheckResponse {
-            status: status as i32,
-        }));
-        // The status never changes while the server runs; the stream ends with it.
+        let known = request.get_ref().service.is_empty();
+        let mut says = self.0.serving.subscribe();
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                let status = if known {
+                    status_of(*says.borrow_and_update())
+                } else {
+                    ServingStatus::ServiceUnknown as i32
+                };
+                let message = Ok(HealthCheckResponse { status });
+                if sender.send(message).await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    changed = says.changed(), if known => {
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
+                    () = sender.closed() => return,
+                }
+            }
+        });
         Ok(Response::new(Box::pin(
-            first.chain(tokio_stream::pending()),
+            tokio_stream::wrappers::ReceiverStream::new(receiver),
         )))
     }
+}
+
+fn status_of(serving: bool) -> i32 {
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    status as i32
 }

@@ -1,10 +1,11 @@
 //! `etcdserverpb.Maintenance`.
 
 use ferrite_apply::Response as Applied;
-use ferrite_membership::Version;
 use ferrite_mvcc::RequestError;
 use ferrite_node::config::ETCD_VERSION;
+use ferrite_node::versions;
 use ferrite_proto::etcdserverpb::alarm_request::AlarmAction;
+use ferrite_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use ferrite_proto::etcdserverpb::maintenance_server::Maintenance;
 use ferrite_proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
@@ -30,21 +31,6 @@ const QUOTA_DEFAULT_BYTES: i64 = 2 << 30;
 const SNAPSHOT_CHUNK_BYTES: usize = 32 << 10;
 /// Messages of a snapshot that wait for a slow client: half a megabyte.
 const SNAPSHOT_CHUNKS_MAX: usize = 16;
-
-fn later(method: &str) -> Status {
-    Status::unimplemented(format!(
-        "unknown method {method} for service etcdserverpb.Maintenance"
-    ))
-}
-
-/// The storage version that goes with a cluster version.
-pub fn storage_version(cluster: Option<Version>) -> Option<Version> {
-    match cluster {
-        Some(version) if version >= Version::new(3, 6, 0) => Some(version),
-        Some(_) => Some(Version::new(3, 5, 0)),
-        None => None,
-    }
-}
 
 /// Work that reads the whole database, off the thread that serves connections.
 async fn aside<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
@@ -112,7 +98,8 @@ impl Maintenance for MaintenanceService {
             errors: problems,
             db_size_in_use: i64::try_from(backend.size_in_use()).unwrap_or(i64::MAX),
             is_learner: self.0.is_learner(),
-            storage_version: storage_version(cluster.version)
+            storage_version: node
+                .storage_version()
                 .map_or_else(String::new, |version| version.to_string()),
             db_size_quota: node
                 .config()
@@ -176,8 +163,19 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
+        self.0.admit(request.metadata(), false)?;
         self.0.require_admin(&Caller::of(&request)).await?;
-        Err(later("Defragment"))
+        tracing::info!("starting defragment");
+        let started = std::time::Instant::now();
+        let defragmenting = self.0.serving.defragmenting();
+        let done = self.0.node.defragment().await;
+        drop(defragmenting);
+        if let Err(error) = done {
+            tracing::warn!(error, "failed to defragment");
+            return Err(Status::unknown(error));
+        }
+        tracing::info!(took = ?started.elapsed(), "finished defragment");
+        Ok(Response::new(DefragmentResponse { header: None }))
     }
 
     type SnapshotStream = tokio_stream::wrappers::ReceiverStream<Result<SnapshotResponse, Status>>;
@@ -189,8 +187,8 @@ impl Maintenance for MaintenanceService {
         self.0.admit(request.metadata(), true)?;
         self.0.require_admin(&Caller::of(&request)).await?;
         let node = self.0.node.clone();
-        let cluster = node.published().get_cluster();
-        let version = storage_version(cluster.version)
+        let version = node
+            .storage_version()
             .map_or_else(String::new, |version| version.to_string());
         // What is applied and not in the file yet belongs to the snapshot.
         let view = aside(move || {
@@ -232,8 +230,27 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
+        self.0.admit(request.metadata(), false)?;
         self.0.require_admin(&Caller::of(&request)).await?;
-        Err(later("Downgrade"))
+        let node = &self.0.node;
+        let asked = request.get_ref();
+        let version = match DowngradeAction::try_from(asked.action) {
+            Ok(DowngradeAction::Validate) => node.check_downgrade(&asked.version).await,
+            Ok(DowngradeAction::Enable) => {
+                let enabled = node.enable_downgrade(&asked.version).await;
+                if let Err(error) = &enabled {
+                    tracing::warn!(error = %error, "reject downgrade request");
+                }
+                enabled
+            }
+            Ok(DowngradeAction::Cancel) => node.cancel_downgrade().await,
+            Err(_) => return Err(errors::unknown_method()),
+        }
+        .map_err(|error| errors::status(&error))?;
+        Ok(Response::new(DowngradeResponse {
+            header: Some(self.0.header_now()),
+            version: versions::short(version),
+        }))
     }
 }
 

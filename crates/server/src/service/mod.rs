@@ -42,6 +42,60 @@ pub struct Context {
     pub progress_interval: std::time::Duration,
     /// Unary calls that take longer are logged.
     pub warn_unary: std::time::Duration,
+    /// What the health service says.
+    pub serving: Serving,
+}
+
+/// Whether this member serves, as the health service says it.
+#[derive(Clone)]
+pub struct Serving {
+    says: Arc<tokio::sync::watch::Sender<bool>>,
+    /// Say no while the database is defragmented.
+    stop_on_defragment: bool,
+}
+
+impl Serving {
+    /// It does.
+    pub fn new(stop_on_defragment: bool) -> Self {
+        Serving {
+            says: Arc::new(tokio::sync::watch::Sender::new(true)),
+            stop_on_defragment,
+        }
+    }
+
+    /// What is said, and what will be.
+    pub fn subscribe(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.says.subscribe()
+    }
+
+    /// A defragmentation begins; it ends when the guard is dropped.
+    pub fn defragmenting(&self) -> Defragmenting {
+        if self.stop_on_defragment {
+            tracing::warn!(
+                service = "",
+                status = "NOT_SERVING",
+                reason = "defrag is active",
+                "grpc service status changed"
+            );
+            self.says.send_replace(false);
+        }
+        Defragmenting(self.clone())
+    }
+}
+
+/// See [`Serving::defragmenting`].
+pub struct Defragmenting(Serving);
+
+impl Drop for Defragmenting {
+    fn drop(&mut self) {
+        if !self.0.says.send_replace(true) {
+            tracing::info!(
+                service = "",
+                status = "SERVING",
+                "grpc service status changed"
+            );
+        }
+    }
 }
 
 impl Context {
@@ -112,6 +166,7 @@ impl Context {
         tokio::spawn(async move {
             ferrite_node::tasks::raise_alarm(
                 &node,
+                node.member_id(),
                 ferrite_proto::etcdserverpb::AlarmType::Nospace,
             )
             .await;

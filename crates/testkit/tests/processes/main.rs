@@ -10,14 +10,15 @@ mod failover;
 mod known_bugs;
 mod leases;
 mod left;
+mod maintenance;
 mod memory;
 mod mixed;
 mod one_member;
 mod pause;
 mod soak;
 mod takeover;
-mod watch_guarantees;
 mod tls;
+mod watch_guarantees;
 
 use std::sync::Arc;
 

@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 use ferrite_testkit::tls::{ClientTls, TlsInfo};
 use ferrite_testkit::{
-    Cluster, Kind, Member, Outcome, PATIENCE, Paper, Pki, Ports, Wanted, Workload, eventually, oracle,
-    our_program, run,
+    Cluster, Kind, Member, Outcome, PATIENCE, Paper, Pki, Ports, Wanted, Workload, eventually,
+    oracle, our_program, run,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -167,9 +167,13 @@ async fn who_has_no_good_certificate_is_turned_away() {
     let scene = scene();
     let strangers = Pki::new(scene.dir.path(), "strangers");
     let stranger = strangers.issue("stranger", &Wanted::common_name("stranger"));
-    let old = scene.pki.issue("old", &Wanted::common_name("old").expired());
+    let old = scene
+        .pki
+        .issue("old", &Wanted::common_name("old").expired());
     let gone = scene.pki.issue("gone", &Wanted::common_name("gone"));
-    let unlisted = scene.pki.issue("unlisted", &Wanted::hosts(&["other.example"]));
+    let unlisted = scene
+        .pki
+        .issue("unlisted", &Wanted::hosts(&["other.example"]));
     let listed = scene.pki.issue("listed", &Wanted::hosts(&["one.example"]));
     let crl = scene.pki.revoke("crl.der", &[&gone]);
     let mut flags = scene.asking();
@@ -477,7 +481,10 @@ async fn a_member_with_a_wrong_name_stays_outside() {
     speaks_everywhere(&cluster, "founded").await;
     for (paper, said) in [
         (&bad, "client certificate authentication failed"),
-        (&elsewhere, "x509: certificate is valid for 10.1.2.3, not 127.0.0.1"),
+        (
+            &elsewhere,
+            "x509: certificate is valid for 10.1.2.3, not 127.0.0.1",
+        ),
     ] {
         cluster.member(2).kill9();
         install(2, paper);
