@@ -9,9 +9,9 @@ use ferrite_tls::{Rejected, ServerStream, looks_like_tls};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::auth::CertificateName;
 use crate::listen::Speech;
 use crate::readdress::Readdressed;
-use crate::service::PeerCommonName;
 
 /// Time for the first byte where it decides what is spoken: as much as a first request has.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -64,13 +64,19 @@ pub enum Stream {
     Local(Readdressed<Stream>),
 }
 
+/// In the extensions of every request that came over an encrypted connection, and of no other. The name
+/// in the client's certificate, which is there by itself as well: `None` without `--client-cert-auth`,
+/// and where the name is empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encrypted(pub Option<CertificateName>);
+
 /// Gets a socket to where requests can be read. `None` when it was turned away, which is logged. The
 /// name comes with encrypted connections only.
 pub async fn establish(
     socket: Socket,
     speech: &Speech,
     remote: &str,
-) -> Option<(Stream, Option<PeerCommonName>)> {
+) -> Option<(Stream, Option<Encrypted>)> {
     let local = matches!(socket, Socket::Unix(_));
     let (stream, caller) = decide(socket, speech, remote).await?;
     if local {
@@ -83,7 +89,7 @@ async fn decide(
     mut socket: Socket,
     speech: &Speech,
     remote: &str,
-) -> Option<(Stream, Option<PeerCommonName>)> {
+) -> Option<(Stream, Option<Encrypted>)> {
     let Some(tls) = &speech.tls else {
         return Some((Stream::Plain(socket), None));
     };
@@ -100,10 +106,13 @@ async fn decide(
     };
     match tls.accept(Begun { first, socket }).await {
         Ok(accepted) => {
-            let name = accepted.common_name.filter(|_| tls.info().client_cert_auth);
+            let name = accepted
+                .common_name
+                .filter(|_| tls.info().client_cert_auth)
+                .map(|name| CertificateName(name.into()));
             Some((
                 Stream::Tls(Box::new(accepted.stream)),
-                Some(PeerCommonName(name)),
+                Some(Encrypted(name)),
             ))
         }
         Err(why) => {

@@ -315,7 +315,7 @@ async fn publish_and_serve(
 
 fn serve_peers(
     node: &Node,
-    listeners: Vec<(TcpListener, Arc<dyn Acceptor>)>,
+    listeners: Vec<PeerPort>,
     stop: &Arc<Notify>,
 ) -> Result<Vec<tokio::task::JoinHandle<()>>, RunError> {
     let mut tasks = Vec::new();
@@ -339,11 +339,11 @@ fn serve_peers(
     Ok(tasks)
 }
 
+/// A socket for other members.
+type PeerPort = (TcpListener, Arc<dyn Acceptor>);
+
 /// The sockets for other members, each with what is spoken there.
-fn bind_all(
-    urls: &[crate::flags::Url],
-    info: &TlsInfo,
-) -> Result<Vec<(TcpListener, Arc<dyn Acceptor>)>, RunError> {
+fn bind_all(urls: &[crate::flags::Url], info: &TlsInfo) -> Result<Vec<PeerPort>, RunError> {
     urls.iter()
         .map(|url| {
             let listener = bind(url)?;

@@ -199,7 +199,7 @@ impl Services {
 
 /// Over TLS a browser speaks HTTP/2 as well; in clear text nobody but gRPC does.
 fn is_plain_over_tls(request: &Request<Incoming>) -> bool {
-    request.extensions().get::<PeerCommonName>().is_some()
+    request.extensions().get::<Encrypted>().is_some()
         && !request
             .headers()
             .get(CONTENT_TYPE)
@@ -400,7 +400,7 @@ type ServeFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible
 
 async fn serve_connection(
     stream: Stream,
-    caller: Option<PeerCommonName>,
+    caller: Option<Encrypted>,
     services: Services,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -419,7 +419,11 @@ async fn serve_connection(
         .keep_alive_timeout(Duration::from_secs(20));
     let service = service_fn(move |mut request: Request<Incoming>| -> ServeFuture {
         if let Some(caller) = &caller {
-            request.extensions_mut().insert(caller.clone());
+            let extensions = request.extensions_mut();
+            if let Some(name) = &caller.0 {
+                extensions.insert(name.clone());
+            }
+            extensions.insert(caller.clone());
         }
         let mut services = services.clone();
         Box::pin(async move { services.serve(request).await })

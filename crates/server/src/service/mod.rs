@@ -25,12 +25,6 @@ use tonic::metadata::MetadataMap;
 use crate::auth::Gate;
 use crate::errors;
 
-/// In the extensions of every request that came over an encrypted connection: the common name in the
-/// certificate that the client showed. `None` without `--client-cert-auth`, and where the name is
-/// empty. Requests in clear text have no such extension.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerCommonName(pub Option<String>);
-
 /// What every service holds.
 #[derive(Clone)]
 pub struct Context {

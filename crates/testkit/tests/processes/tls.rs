@@ -361,7 +361,7 @@ async fn unix_sockets_serve_with_and_without_tls() {
     cluster.member(0).kill9();
     assert!(Path::new(&plain).exists());
     cluster.start_all().await;
-    everybody_speaks(&format!("unix:{plain}"), &[]);
+    everybody_speaks(&format!("unix://{plain}"), &[]);
     cluster.member(0).terminate().await;
     assert!(!Path::new(&plain).exists() && !Path::new(&secure).exists());
     // What is no socket is not replaced.
@@ -561,13 +561,12 @@ fn complaint(program: &Path, flags: &[String]) -> String {
     let line = text
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|line| {
+        .rfind(|line| {
             let message = line["msg"].as_str().unwrap_or_default();
             message == "failed to verify flags"
                 || message == "discovery failed"
                 || message.contains("self-signed")
-        })
-        .next_back();
+        });
     let line = line.unwrap_or_else(|| panic!("{flags:?}: no complaint in {text}"));
     format!(
         "{}: {}",
@@ -709,4 +708,44 @@ async fn etcdctl_of_version_2_speaks_tls() {
         .expect("etcdctl runs");
     let text = String::from_utf8_lossy(&outcome.stdout);
     assert!(text.contains("cluster is healthy"), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_in_a_certificate_is_the_user() {
+    let _turn = beside_others().await;
+    let scene = scene();
+    let cluster = scene.one(Ferrite, &scene.asking()).await;
+    let endpoint = cluster.member(0).endpoint();
+    let named = |name: &str| {
+        let paper = scene.pki.issue(name, &Wanted::common_name(name));
+        scene.showing(&paper)
+    };
+    let (root, alice, nobody) = (named("root"), named("alice"), named("nobody"));
+    let ours = our_program("etcdctl");
+    let done = |flags: &[String], command: &[&str]| {
+        let outcome = ctl(&ours, endpoint, flags, command);
+        assert_eq!(outcome.code(), Some(0), "{command:?}: {outcome:?}");
+    };
+    for command in [
+        &["user", "add", "root", "--no-password"][..],
+        &["role", "add", "root"],
+        &["user", "grant-role", "root", "root"],
+        &["user", "add", "alice", "--no-password"],
+        &["role", "add", "readers"],
+        &["role", "grant-permission", "readers", "readwrite", "k"],
+        &["user", "grant-role", "alice", "readers"],
+        &["auth", "enable"],
+    ] {
+        done(&root, command);
+    }
+    done(&alice, &["put", "k", "v"]);
+    done(&root, &["put", "other", "v"]);
+    for flags in [&alice, &nobody] {
+        let outcome = ctl(&ours, endpoint, flags, &["put", "other", "v"]);
+        assert!(
+            outcome.text().contains("permission denied") || outcome.text().contains("user name"),
+            "{outcome:?}"
+        );
+        assert_ne!(outcome.code(), Some(0));
+    }
 }
