@@ -145,7 +145,7 @@ async def watch():
 
 async def lease():
     async with connect() as client:
-        short = await client.lease(2)
+        short = await client.lease(4)
         kept = await client.lease(60)
         await client.put(b"lease/short", b"v", lease=short)
         await client.put(b"lease/kept", b"v", lease=kept)
@@ -155,7 +155,7 @@ async def lease():
         expect((await kept.refresh()).TTL, 60)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while loop.time() < began + 3:
+        while loop.time() < began + 5:
             expect((await short.refresh()).TTL, short.ttl)
             await asyncio.sleep(0.3)
         expect((await client.get(b"lease/short")).value, b"v")
@@ -328,10 +328,15 @@ async def auth():
         expect([(perm.key, perm.range_end) for perm in role.perm], [(b"auth/", b"auth0")])
         await admin.AuthEnable(rpc.AuthEnableRequest())
         try:
-            async with (
-                connect(1, username="root", password="secret") as root,
-                connect(2, username="ann", password="pass") as ann,
-            ):
+            # A member that has not applied the change yet refuses all logins.
+            async def login(index, name, password):
+                client = connect(index, username=name, password=password)
+                await client.connect()
+                return client
+
+            root = await eventually("root logs in", lambda: login(1, "root", "secret"))
+            ann = await eventually("ann logs in", lambda: login(2, "ann", "pass"))
+            async with root, ann:
                 await root.put(b"auth/k", b"v")
                 await root.put(b"private", b"v")
                 expect((await ann.get(b"auth/k")).value, b"v")
@@ -355,7 +360,8 @@ async def auth():
             login = rpc.AuthenticateRequest(name="root", password="secret")
             token = (await admin.Authenticate(login)).token
             await admin.AuthDisable(rpc.AuthDisableRequest(), metadata=(("token", token),))
-        expect((await plain.get(b"private")).value, b"v")
+        got = await eventually("all may read", lambda: plain.get(b"private"))
+        expect(got.value, b"v")
         await admin.RoleDelete(rpc.AuthRoleDeleteRequest(role="reader"))
         await admin.UserDelete(rpc.AuthUserDeleteRequest(name="ann"))
         await admin.UserDelete(rpc.AuthUserDeleteRequest(name="root"))
