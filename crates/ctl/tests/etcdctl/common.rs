@@ -4,7 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use ferrite_testkit::Ports;
 
 /// How one run of a program ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -179,6 +182,8 @@ pub fn free_port() -> u16 {
 pub struct Member {
     child: Child,
     command: Command,
+    /// The cluster's ports stay its own while a member is down.
+    _ports: Rc<Ports>,
     pub name: String,
     pub endpoint: String,
 }
@@ -224,7 +229,9 @@ pub fn cluster_with(dir: &Path, size: usize, flags: &[&str]) -> (tempfile::TempD
 /// A running cluster of this server.
 pub fn cluster_of(etcd: &Path, size: usize, flags: &[&str]) -> (tempfile::TempDir, Vec<Member>) {
     let data = tempfile::tempdir().unwrap();
-    let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
+    let mut held = Ports::default();
+    let ports: Vec<(u16, u16)> = (0..size).map(|_| (held.take(), held.take())).collect();
+    let held = Rc::new(held);
     let initial: Vec<String> = ports
         .iter()
         .enumerate()
@@ -253,6 +260,7 @@ pub fn cluster_of(etcd: &Path, size: usize, flags: &[&str]) -> (tempfile::TempDi
             Member {
                 child: command.spawn().unwrap(),
                 command,
+                _ports: Rc::clone(&held),
                 name: format!("m{i}"),
                 endpoint: format!("127.0.0.1:{client}"),
             }
