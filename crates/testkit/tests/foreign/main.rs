@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 /// Areas that the original is asked for, and ours not yet. `by_url` is no service: a client of 3.4 that speaks to
 /// one member sends `http://host:port` as the authority, which our HTTP/2 library refuses as malformed.
-const NOT_YET: &[&str] = &["defragment", "by_url"];
+const NOT_YET: &[&str] = &["by_url"];
 
 /// A client, as the command that exercises it.
 struct Script {
