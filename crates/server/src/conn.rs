@@ -60,8 +60,6 @@ pub enum Stream {
     Sniffed(Begun),
     /// TLS.
     Tls(Box<ServerStream<Begun>>),
-    /// Any of these over a unix socket.
-    Local(Readdressed<Stream>),
 }
 
 /// In the extensions of every request that came over an encrypted connection, and of no other. The name
@@ -76,13 +74,9 @@ pub async fn establish(
     socket: Socket,
     speech: &Speech,
     remote: &str,
-) -> Option<(Stream, Option<Encrypted>)> {
-    let local = matches!(socket, Socket::Unix(_));
+) -> Option<(Readdressed<Stream>, Option<Encrypted>)> {
     let (stream, caller) = decide(socket, speech, remote).await?;
-    if local {
-        return Some((Stream::Local(Readdressed::new(stream)), caller));
-    }
-    Some((stream, caller))
+    Some((Readdressed::new(stream), caller))
 }
 
 async fn decide(
@@ -206,7 +200,7 @@ macro_rules! by_kind {
 }
 
 by_kind!(Socket: Tcp, Unix);
-by_kind!(Stream: Plain, Sniffed, Tls, Local);
+by_kind!(Stream: Plain, Sniffed, Tls);
 
 impl AsyncRead for Begun {
     fn poll_read(

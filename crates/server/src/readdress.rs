@@ -1,10 +1,12 @@
-//! HTTP/2 from unix sockets, with an `:authority` that can be read.
+//! HTTP/2 from clients whose `:authority` is none.
 //!
-//! Go's clients put a socket's path there (`/run/etcd.sock`, or `%2Frun%2Fetcd.sock`), which is no
-//! authority; the HTTP/2 library refuses the request before anybody could be lenient, and has no
-//! switch for it. So on unix sockets, and nowhere else, the header blocks that come in are decoded and
-//! written anew with `localhost` in that place. All other frames pass as they are, and so does
-//! everything that is not HTTP/2.
+//! Go's clients put a socket's path there (`/run/etcd.sock`, or `%2Frun%2Fetcd.sock`), and those of etcd
+//! 3.4 the endpoint's whole URL where they dial one member (`etcdctl endpoint status`). The HTTP/2 library
+//! refuses such a request before anybody could be lenient, and has no switch for it. So the first header
+//! block of every connection is looked at. If its authority can be read, everything passes as it is from
+//! there on, at no price. If not, the header blocks that come in are decoded and written anew with
+//! `localhost` in that place; all other frames pass. A client dials with one authority, so the first
+//! request speaks for all.
 
 use std::io;
 use std::pin::Pin;
@@ -46,6 +48,8 @@ struct Block {
     stream: [u8; 4],
     ends_stream: bool,
     encoded: Vec<u8>,
+    /// The frames as they came, to be handed on if there is nothing to mend.
+    frames: Vec<u8>,
 }
 
 struct Filter {
@@ -53,6 +57,8 @@ struct Filter {
     held: BytesMut,
     block: Option<Block>,
     decoder: Decoder<'static>,
+    /// The first block had an authority that is none.
+    mending: bool,
 }
 
 impl Filter {
@@ -62,7 +68,13 @@ impl Filter {
             held: BytesMut::new(),
             block: None,
             decoder: Decoder::new(),
+            mending: false,
         }
+    }
+
+    /// Nothing will be changed any more, and nothing is held back.
+    fn is_clear(&self) -> bool {
+        matches!(self.phase, Phase::Clear) && self.held.is_empty()
     }
 
     /// Takes bytes in and hands on what can be handed on.
@@ -123,6 +135,7 @@ impl Filter {
                 stream,
                 ends_stream: flags & END_STREAM != 0,
                 encoded: encoded.to_vec(),
+                frames: Vec::new(),
             }),
             (CONTINUATION, Some(mut block)) if block.stream == stream => {
                 block.encoded.extend_from_slice(payload);
@@ -134,25 +147,45 @@ impl Filter {
             self.phase = Phase::Clear;
             return Ok(true);
         };
-        if block.encoded.len() > BLOCK_MAX {
+        let mut block = block;
+        if !self.mending {
+            block.frames.extend_from_slice(&self.held[..whole]);
+        } else if block.encoded.len() > BLOCK_MAX {
             return Err(too_large());
         }
         self.held.advance(whole);
-        if flags & END_HEADERS == 0 {
+        if block.encoded.len() > BLOCK_MAX {
+            self.pass(&block, out);
+        } else if flags & END_HEADERS == 0 {
             self.block = Some(block);
         } else {
-            let headers = self.anew(&block.encoded)?;
-            write(&block, &headers, out);
+            match self.anew(&block.encoded) {
+                Ok(anew) if self.mending || anew.mended => {
+                    self.mending = true;
+                    write(&block, &anew.headers, out);
+                }
+                Err(error) if self.mending => return Err(error),
+                // What cannot be read the library refuses in its own words.
+                Ok(_) | Err(_) => self.pass(&block, out),
+            }
         }
         Ok(true)
     }
 
+    /// Hands on what was held back, and from now on everything.
+    fn pass(&mut self, block: &Block, out: &mut BytesMut) {
+        out.extend_from_slice(&block.frames);
+        self.phase = Phase::Clear;
+    }
+
     /// The same headers, none of them by reference to a table.
-    fn anew(&mut self, encoded: &[u8]) -> io::Result<Vec<u8>> {
+    fn anew(&mut self, encoded: &[u8]) -> io::Result<Anew> {
         let mut headers = Vec::new();
+        let mut mended = false;
         self.decoder
             .decode_with_cb(encoded, |name, value| {
                 let bad = name.as_ref() == b":authority" && Authority::try_from(&*value).is_err();
+                mended |= bad;
                 let value = if bad { b"localhost" } else { value.as_ref() };
                 // Past the limit nothing is kept; the length still tells.
                 if headers.len() <= BLOCK_MAX {
@@ -165,8 +198,15 @@ impl Filter {
         if headers.len() > BLOCK_MAX {
             return Err(too_large());
         }
-        Ok(headers)
+        Ok(Anew { headers, mended })
     }
+}
+
+/// A header block that stands by itself.
+struct Anew {
+    headers: Vec<u8>,
+    /// Its authority was none and is `localhost` now.
+    mended: bool,
 }
 
 fn too_large() -> io::Error {
@@ -230,19 +270,19 @@ fn write(block: &Block, headers: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// A connection whose incoming header blocks are written anew.
+/// A connection whose incoming header blocks are written anew where need be.
 pub struct Readdressed<S> {
-    inner: Box<S>,
+    inner: S,
     filter: Filter,
     ready: BytesMut,
     scratch: Box<[u8]>,
 }
 
 impl<S> Readdressed<S> {
-    /// Around a connection of a unix socket that has just begun.
+    /// Around a connection that has just begun.
     pub fn new(inner: S) -> Self {
         Readdressed {
-            inner: Box::new(inner),
+            inner,
             filter: Filter::new(),
             ready: BytesMut::new(),
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
@@ -264,8 +304,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Readdressed<S> {
                 this.ready.advance(now);
                 return Poll::Ready(Ok(()));
             }
+            if this.filter.is_clear() {
+                this.scratch = Box::default();
+                return Pin::new(&mut this.inner).poll_read(cx, buf);
+            }
             let mut read = ReadBuf::new(&mut this.scratch);
-            match Pin::new(&mut *this.inner).poll_read(cx, &mut read) {
+            match Pin::new(&mut this.inner).poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) => {}
                 other => return other,
             }
@@ -283,15 +327,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Readdressed<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().inner).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().inner).poll_flush(cx)
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().inner).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -299,7 +343,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Readdressed<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().inner).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -387,6 +431,36 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_with_an_authority_passes_untouched() {
+        let mut encoder = Encoder::new();
+        let good = encoder.encode([(&b":authority"[..], &b"h:1"[..])]);
+        let (head, tail) = good.split_at(1);
+        let later = encoder.encode([(&b":authority"[..], &b"http://h:1"[..])]);
+        let input = [
+            PREFACE.to_vec(),
+            framed(4, 0, &[0; 6]),
+            framed(HEADERS, 0, head),
+            framed(CONTINUATION, END_HEADERS, tail),
+            framed(0, 1, b"data"),
+            framed(HEADERS, END_HEADERS, &later),
+        ]
+        .concat();
+        for step in [1, 7, input.len()] {
+            assert_eq!(passed(&input, step).expect("passes"), input);
+        }
+    }
+
+    #[test]
+    fn a_url_is_no_authority() {
+        let mut encoder = Encoder::new();
+        let url = encoder.encode([(&b":authority"[..], &b"http://127.0.0.1:2379"[..])]);
+        let input = [PREFACE.to_vec(), framed(HEADERS, END_HEADERS, &url)].concat();
+        let out = passed(&input, input.len()).expect("good frames");
+        let got = headers(out.strip_prefix(PREFACE).expect("the preface first"));
+        assert_eq!(got, [(":authority".to_owned(), "localhost".to_owned())]);
+    }
+
+    #[test]
     fn what_is_not_http_2_or_is_broken_passes_untouched() {
         let request = b"GET /health HTTP/1.1\r\n\r\n";
         assert_eq!(passed(request, 1).expect("passes"), request);
@@ -402,7 +476,8 @@ mod tests {
     fn long_headers_are_cut_into_frames_and_endless_ones_refused() {
         let mut encoder = Encoder::new();
         let long = vec![b'v'; 5_000];
-        let list: Vec<(&[u8], &[u8])> = vec![(&b"n"[..], &long[..]); 8];
+        let mut list: Vec<(&[u8], &[u8])> = vec![(b":authority", b"/run/etcd.sock")];
+        list.extend(vec![(&b"n"[..], &long[..]); 8]);
         let block = encoder.encode(list);
         let mut input = PREFACE.to_vec();
         let pieces: Vec<&[u8]> = block.chunks(FRAME_MAX).collect();
@@ -420,7 +495,18 @@ mod tests {
         // One byte a header, four thousand of them each time: a bomb.
         let mut bomb = encoder.encode([(&b"b"[..], &vec![b'x'; 3_000][..])]);
         bomb.extend(vec![0xbe; 8_000]);
-        let input = [PREFACE.to_vec(), framed(HEADERS, END_HEADERS, &bomb)].concat();
-        assert!(passed(&input, input.len()).is_err());
+        let alone = [PREFACE.to_vec(), framed(HEADERS, END_HEADERS, &bomb)].concat();
+        assert_eq!(passed(&alone, alone.len()).expect("passes"), alone);
+        let mut encoder = Encoder::new();
+        let path = encoder.encode([(&b":authority"[..], &b"/run/etcd.sock"[..])]);
+        let mut bomb = encoder.encode([(&b"b"[..], &vec![b'x'; 3_000][..])]);
+        bomb.extend(vec![0xbe; 8_000]);
+        let after = [
+            PREFACE.to_vec(),
+            framed(HEADERS, END_HEADERS, &path),
+            framed(HEADERS, END_HEADERS, &bomb),
+        ]
+        .concat();
+        assert!(passed(&after, after.len()).is_err());
     }
 }

@@ -33,6 +33,7 @@ use crate::auth::CertificateName;
 use crate::conn::{Encrypted, RawSocket, Socket, Stream, establish};
 use crate::http;
 use crate::listen::{ClientPort, Listener, Speech};
+use crate::readdress::Readdressed;
 use crate::service::Context;
 use crate::service::auth::AuthService;
 use crate::service::cluster::ClusterService;
@@ -399,7 +400,7 @@ async fn serve_connections(
 type ServeFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 async fn serve_connection(
-    stream: Stream,
+    stream: Readdressed<Stream>,
     caller: Option<Encrypted>,
     services: Services,
     mut stopped: watch::Receiver<bool>,

@@ -13,10 +13,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 /// What one script may take in all. A wait inside ends after a minute; this is for what hangs.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Areas that the original is asked for, and ours not yet. `by_url` is no service: a client of 3.4 that speaks to
-/// one member sends `http://host:port` as the authority, which our HTTP/2 library refuses as malformed.
-const NOT_YET: &[&str] = &["by_url"];
-
 /// A client, as the command that exercises it.
 struct Script {
     program: PathBuf,
@@ -152,12 +148,7 @@ async fn passes_on_both(script: &Script) {
     let Some(tools) = oracle() else { return };
     let etcdutl = tools.join("etcdutl");
     let theirs = exercise(script, Kind::Etcd351, script.areas, &etcdutl);
-    let areas: Vec<&str> = script.areas.to_vec();
-    let served: Vec<&str> = areas
-        .into_iter()
-        .filter(|area| !NOT_YET.contains(area))
-        .collect();
-    let ours = exercise(script, Kind::Ferrite, &served, &etcdutl);
+    let ours = exercise(script, Kind::Ferrite, script.areas, &etcdutl);
     let (theirs, ours) = tokio::join!(theirs, ours);
     if let Err(why) = theirs {
         let ours = ours.map_or_else(|why| format!("fails, too: {why}"), |()| "passes".to_owned());
