@@ -40,6 +40,13 @@ const FAULTS: [&str; 4] = [
     "etcdserver: mvcc: required revision is a future revision",
 ];
 
+/// What callers are told who are not known, or may not.
+const STRANGERS: [&str; 3] = [
+    "etcdserver: user name is empty",
+    "etcdserver: invalid auth token",
+    "etcdserver: permission denied",
+];
+
 /// All of them, but those on what watchers hear.
 pub const LIST: &[Exception] = &[
     Exception {
@@ -107,6 +114,52 @@ pub const LIST: &[Exception] = &[
                     }
                     other => *other = Answer::HashKv(*response),
                 }
+            }
+        },
+    },
+    Exception {
+        row: "LE-12",
+        what: "questions about leases, members and the server need a user since 3.7 (also CL-09, MN-09); 3.5.1 asked for none",
+        apply: |context, ours, theirs| {
+            let question = matches!(
+                context.call,
+                Call::TimeToLive(_)
+                    | Call::Leases
+                    | Call::KeepAlive(_)
+                    | Call::Members(_)
+                    | Call::Status
+                    | Call::Alarm(_)
+            );
+            if question
+                && let Answer::Refused { message, .. } = &*ours
+                && STRANGERS.contains(&message.as_str())
+            {
+                *theirs = ours.clone();
+            }
+        },
+    },
+    Exception {
+        row: "AU-12",
+        what: "whether authentication is on may be asked by everybody since 3.7",
+        apply: |_, ours, theirs| {
+            if let (Answer::AuthStatus(_), Answer::Refused { message, .. }) = (&*ours, &*theirs)
+                && STRANGERS.contains(&message.as_str())
+            {
+                *theirs = ours.clone();
+            }
+        },
+    },
+    Exception {
+        row: "AU-17",
+        what: "role root shows its permission since 3.6",
+        apply: |context, ours, theirs| {
+            if let Call::RoleGet(request) = context.call
+                && request.role == "root"
+                && let (Answer::Role(our), Answer::Role(their)) = (ours, theirs)
+                && our.perm.len() == 1
+                && their.perm.is_empty()
+            {
+                our.perm.clear();
             }
         },
     },

@@ -30,7 +30,7 @@ struct Cli {
     #[arg(long, value_enum, default_value = "3.5")]
     against: Against,
     /// What the sequences are about.
-    #[arg(long, value_enum, default_value = "all")]
+    #[arg(long, value_enum, default_value = "data")]
     areas: Area,
     /// How many seconds a failing sequence may be made smaller for.
     #[arg(long, default_value_t = 90)]

@@ -8,10 +8,32 @@ use super::Maker;
 use crate::revision::{compacted, now};
 use crate::step::Call;
 
+/// Transactions nest this deep, and no deeper.
+const DEEPEST: usize = 3;
+
 /// One in this many requests is far too large.
 const LARGE_ONE_IN: usize = 700;
 
 impl Maker {
+    /// A call, without what 3.5.1 judges nobody's right to (AU-13): nested transactions, and previous
+    /// values and leases of puts inside of one.
+    pub(super) fn flat_kv(&mut self) -> Call {
+        match self.rng.weighted(&[30, 28, 12, 30]) {
+            0 => Call::Range(self.range()),
+            1 => Call::Put(self.put()),
+            2 => Call::DeleteRange(self.delete()),
+            _ => {
+                let mut txn = self.txn(DEEPEST);
+                for op in txn.success.iter_mut().chain(&mut txn.failure) {
+                    if let Some(Request::RequestPut(put)) = &mut op.request {
+                        (put.prev_kv, put.lease) = (false, 0);
+                    }
+                }
+                Call::Txn(txn)
+            }
+        }
+    }
+
     pub(super) fn kv(&mut self) -> Call {
         if self.rng.below(LARGE_ONE_IN) == 0 {
             return self.large();
@@ -169,7 +191,7 @@ impl Maker {
             0 => 12,
             1 => 20,
             2 => 10,
-            _ => 0,
+            DEEPEST.. => 0,
         };
         match self.rng.weighted(&[35, 40, 14, nested, 1]) {
             0 => op(Request::RequestRange(self.range())),
