@@ -64,7 +64,7 @@ impl Workload {
     }
 
     /// How many clients write in other ways at the same time, into keys of their own that start with
-    /// [`OTHERS`]: transactions whose comparison looks at a thousand keys, so that applying one takes
+    /// `OTHERS`: transactions whose comparison looks at a thousand keys, so that applying one takes
     /// its time before it writes; leases, and keys on them. Each write is one revision, whichever way
     /// its comparison goes. None of it is remembered: [`History::check`] compares it among the members.
     #[must_use]
