@@ -21,7 +21,7 @@ async fn kill_9_of_one_two_and_all_under_load() {
         .pause(Duration::from_millis(2))
         .start(&cluster);
     let (start, mut rounds, mut kills) = (Instant::now(), 0_u64, 0);
-    while start.elapsed() < soak(20) || rounds < 6 {
+    while start.elapsed() < soak(120) || rounds < 6 {
         // One, two, all, one, …, each in random order.
         let count = rounds % 3 + 1;
         let first = random.below(3);
