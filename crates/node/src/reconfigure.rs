@@ -98,13 +98,11 @@ impl Node {
         }
         let cluster = self.published().get_cluster();
         let matched = self.status().matched();
-        let own = matched.get(&self.member_id()).copied().unwrap_or(0);
         // An unknown member and a voter are told apart when the change is applied.
-        if cluster.member(id).is_some_and(|member| member.is_learner) {
-            let learner = matched.get(&id).copied().unwrap_or(0);
-            if learner.saturating_mul(100) < own.saturating_mul(READY_PERCENT) {
-                return Err(Error::LearnerNotReady);
-            }
+        if cluster.member(id).is_some_and(|member| member.is_learner)
+            && !is_ready(matched.get(&id), matched.get(&self.member_id()))
+        {
+            return Err(Error::LearnerNotReady);
         }
         if self.config().strict_reconfig_check && !cluster.is_ready_to_promote() {
             return Err(Error::NotEnoughStarted);
@@ -148,6 +146,31 @@ impl Node {
     }
 }
 
+/// Whether a learner has enough of the leader's log. What is not known yet, because the leader or the
+/// learner is that new, is not enough.
+fn is_ready(learner: Option<&u64>, leader: Option<&u64>) -> bool {
+    match (learner, leader) {
+        (Some(learner), Some(leader)) => {
+            learner.saturating_mul(100) >= leader.saturating_mul(READY_PERCENT)
+        }
+        _ => false,
+    }
+}
+
 fn quorum(voters: usize) -> usize {
     voters / 2 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learner_of_whom_nothing_is_known_is_not_ready() {
+        assert!(is_ready(Some(&9), Some(&10)));
+        assert!(!is_ready(Some(&8), Some(&10)));
+        assert!(!is_ready(None, Some(&10)));
+        assert!(!is_ready(Some(&10), None));
+        assert!(!is_ready(None, None));
+    }
 }

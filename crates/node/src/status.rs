@@ -121,7 +121,8 @@ impl Status {
         *self.matched.lock() = matched;
     }
 
-    /// How far each member's log matched the leader's at the last tick. Empty unless this member leads.
+    /// How far each member's log matched the leader's at the last tick, election or change of membership.
+    /// Empty unless this member leads.
     pub fn matched(&self) -> BTreeMap<u64, u64> {
         self.matched.lock().clone()
     }

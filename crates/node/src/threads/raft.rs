@@ -70,11 +70,13 @@ impl RaftThread {
             if inputs.is_empty() {
                 continue;
             }
-            let ticked = matches!(inputs.back(), Some(Input::Tick { .. }));
+            let counts = inputs
+                .iter()
+                .any(|input| matches!(input, Input::Tick { .. } | Input::ConfChange(_)));
             let before = self.stage.leadership();
             let effects = self.stage.step(inputs.drain(..));
             self.note_leadership(before, &effects, now);
-            if ticked {
+            if counts || self.stage.leadership().is_leader != before.is_leader {
                 // Only the leader knows; elsewhere the list is empty.
                 let progress = self.stage.core().progress();
                 let matched = if self.stage.leadership().is_leader {
