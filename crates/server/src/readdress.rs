@@ -23,6 +23,8 @@ const FRAME_HEADER: usize = 9;
 const FRAME_MAX: usize = 16_384;
 /// More than any request's headers, encoded or decoded; the library has a lower limit of its own.
 const BLOCK_MAX: usize = 256 << 10;
+/// What a client may keep in the table of headers: the protocol's default, of which we never allow more.
+const TABLE_MAX: usize = 4_096;
 const READ_BYTES: usize = 16 << 10;
 
 const HEADERS: u8 = 1;
@@ -50,6 +52,8 @@ struct Block {
     encoded: Vec<u8>,
     /// The frames as they came, to be handed on if there is nothing to mend.
     frames: Vec<u8>,
+    /// Bytes of all its frames so far: without end, they may hold next to nothing.
+    taken: usize,
 }
 
 struct Filter {
@@ -63,11 +67,13 @@ struct Filter {
 
 impl Filter {
     fn new() -> Self {
+        let mut decoder = Decoder::new();
+        decoder.set_max_allowed_table_size(TABLE_MAX);
         Filter {
             phase: Phase::Preface,
             held: BytesMut::new(),
             block: None,
-            decoder: Decoder::new(),
+            decoder,
             mending: false,
         }
     }
@@ -136,6 +142,7 @@ impl Filter {
                 ends_stream: flags & END_STREAM != 0,
                 encoded: encoded.to_vec(),
                 frames: Vec::new(),
+                taken: 0,
             }),
             (CONTINUATION, Some(mut block)) if block.stream == stream => {
                 block.encoded.extend_from_slice(payload);
@@ -148,13 +155,14 @@ impl Filter {
             return Ok(true);
         };
         let mut block = block;
+        block.taken += whole;
         if !self.mending {
             block.frames.extend_from_slice(&self.held[..whole]);
-        } else if block.encoded.len() > BLOCK_MAX {
+        } else if block.taken > BLOCK_MAX {
             return Err(too_large());
         }
         self.held.advance(whole);
-        if block.encoded.len() > BLOCK_MAX {
+        if block.taken > BLOCK_MAX {
             self.pass(&block, out);
         } else if flags & END_HEADERS == 0 {
             self.block = Some(block);
@@ -508,5 +516,40 @@ mod tests {
         ]
         .concat();
         assert!(passed(&after, after.len()).is_err());
+    }
+
+    #[test]
+    fn a_block_without_end_is_not_gathered_without_end() {
+        let empty = framed(CONTINUATION, 0, &[]);
+        let many = 2 * BLOCK_MAX / empty.len();
+        let begun = [PREFACE.to_vec(), framed(HEADERS, 0, &[])].concat();
+        let mut filter = Filter::new();
+        let mut out = BytesMut::new();
+        filter.feed(&begun, &mut out).expect("passes");
+        for _ in 0..many {
+            filter.feed(&empty, &mut out).expect("passes");
+        }
+        // The library sees it all, and ends it by its own rule.
+        assert!(filter.is_clear());
+        assert_eq!(out.len(), begun.len() + many * empty.len());
+
+        let path = Encoder::new().encode([(&b":authority"[..], &b"/run/etcd.sock"[..])]);
+        let mended = [PREFACE.to_vec(), framed(HEADERS, END_HEADERS, &path)].concat();
+        let endless = [mended, framed(HEADERS, 0, &[]), empty.repeat(many)].concat();
+        assert!(passed(&endless, endless.len()).is_err());
+    }
+
+    #[test]
+    fn nobody_makes_the_table_of_headers_larger() {
+        let path = Encoder::new().encode([(&b":authority"[..], &b"/run/etcd.sock"[..])]);
+        // A new size of 31 + 10 000 for the table, before a header.
+        let larger = [&[0x3f, 0x90, 0x4e][..], &path].concat();
+        let input = [
+            PREFACE.to_vec(),
+            framed(HEADERS, END_HEADERS, &path),
+            framed(HEADERS, END_HEADERS, &larger),
+        ]
+        .concat();
+        assert!(passed(&input, input.len()).is_err());
     }
 }

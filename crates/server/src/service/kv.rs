@@ -12,6 +12,7 @@ use ferrite_proto::etcdserverpb::{
 };
 use tonic::{Request, Response, Status};
 
+use super::access::ReadRight;
 use super::range_stream::{LeaderLost, Pieces};
 use super::{Context, leader_lost, mismatched, slices, wants_leader};
 use crate::auth::Caller;
@@ -29,6 +30,22 @@ impl KvService {
             .await
             .map_err(|error| errors::status(&error))
     }
+
+    /// Waits until a range may be read here, and judges who may read it.
+    async fn begin_range(
+        &self,
+        caller: &Caller,
+        request: &RangeRequest,
+    ) -> Result<ReadRight, Status> {
+        if !request.serializable {
+            self.linearizable().await?;
+        }
+        self.0
+            .may_read(caller, |state, who| {
+                state.is_range_permitted(who, &request.key, &request.range_end)
+            })
+            .await
+    }
 }
 
 #[tonic::async_trait]
@@ -43,15 +60,7 @@ impl Kv for KvService {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         kv::check_range(&request).map_err(|error| errors::request(&error))?;
-        if !request.serializable {
-            self.linearizable().await?;
-        }
-        let right = self
-            .0
-            .may_read(&caller, |state, who| {
-                state.is_range_permitted(who, &request.key, &request.range_end)
-            })
-            .await?;
+        let right = self.begin_range(&caller, &request).await?;
         let found = slices::range(self.0.node.store(), &request).await;
         right.still_holds(&self.0)?;
         let mut response = found.map_err(|error| errors::request(&error))?;
@@ -74,15 +83,7 @@ impl Kv for KvService {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         kv::check_range_stream(&request).map_err(|error| errors::request(&error))?;
-        if !request.serializable {
-            self.linearizable().await?;
-        }
-        let right = self
-            .0
-            .may_read(&caller, |state, who| {
-                state.is_range_permitted(who, &request.key, &request.range_end)
-            })
-            .await?;
+        let right = self.begin_range(&caller, &request).await?;
         Ok(Response::new(Pieces::new(
             self.0.clone(),
             request,
