@@ -100,6 +100,7 @@ pub fn assemble<R>(
             batch_limit: config.batch_limit,
             batch_bytes: config.budget().batch_bytes,
             buffer_bytes_max: config.budget().buffer_bytes,
+            warn_apply: config.warn_apply,
         },
         now,
     );

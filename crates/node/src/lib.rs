@@ -17,6 +17,7 @@ pub mod queue;
 mod reconfigure;
 pub mod recover;
 pub mod rewrite;
+pub mod slow;
 pub mod snapshot;
 pub mod stage;
 mod status;
@@ -237,7 +238,6 @@ impl Node {
             transport: transport.clone(),
             events,
             member_id,
-            warn_apply: config.warn_apply,
             on_fatal: on_fatal.clone(),
         };
         let commit_thread = CommitThread {
@@ -449,11 +449,12 @@ impl Node {
 
     /// Names the likely cause of a proposal that got no answer.
     fn why_late(&self, started: Instant) -> Error {
-        let leader = self.0.status.leader();
-        if leader == 0 {
+        let status = &self.0.status;
+        if status.leaderless_since(started) {
+            // It was held back all the while, and is in no log.
             return Error::DeadlineExceeded;
         }
-        if let Some(elected) = self.0.status.leader_elected()
+        if let Some(elected) = status.leader_elected()
             && started < elected
             && elected < started + self.0.config.election_timeout() * 2
         {
@@ -463,16 +464,20 @@ impl Node {
             self.0
                 .transport
                 .active_since(id)
-                .is_some_and(|since| since <= started)
+                .is_some_and(|since| since < started)
         };
-        let up = if leader == self.0.member_id {
+        let leader = status.leader();
+        let up = if leader == 0 {
+            true
+        } else if leader == self.0.member_id {
+            // Learners count, as in the original.
             let cluster = self.0.published.get_cluster();
-            let voters = cluster.voters().count();
             let reached = cluster
-                .voters()
-                .filter(|member| member.id == self.0.member_id || connected(member.id))
+                .members
+                .keys()
+                .filter(|id| **id == self.0.member_id || connected(**id))
                 .count();
-            reached > voters / 2
+            reached > cluster.members.len() / 2
         } else {
             connected(leader)
         };

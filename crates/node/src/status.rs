@@ -18,6 +18,8 @@ pub struct Status {
     committed: AtomicU64,
     last_index: AtomicU64,
     leader_elected: Mutex<Option<Instant>>,
+    /// When the last leader was lost; without meaning while there is one.
+    leader_lost: Mutex<Option<Instant>>,
     leader_watch: watch::Sender<u64>,
     matched: Mutex<BTreeMap<u64, u64>>,
     origin: Instant,
@@ -35,6 +37,7 @@ impl Default for Status {
             committed: AtomicU64::new(0),
             last_index: AtomicU64::new(0),
             leader_elected: Mutex::new(None),
+            leader_lost: Mutex::new(None),
             leader_watch: watch::Sender::new(0),
             matched: Mutex::new(BTreeMap::new()),
             origin: Instant::now(),
@@ -53,10 +56,16 @@ impl Status {
         self.is_leader.store(seen.is_leader, Ordering::Release);
         // After the commit index: whoever sees it set sees an index of this leadership.
         self.reads_alone.store(seen.reads_alone, Ordering::Release);
-        if leader_changed {
+        // One that was lost and is found again counts as elected anew.
+        let before = self.leader();
+        if leader_changed || (before == 0 && seen.leader != 0) {
             *self.leader_elected.lock() = Some(now);
         }
-        if self.leader.swap(seen.leader, Ordering::AcqRel) != seen.leader {
+        if before != seen.leader {
+            if seen.leader == 0 {
+                *self.leader_lost.lock() = Some(now);
+            }
+            self.leader.store(seen.leader, Ordering::Release);
             self.leader_watch.send_replace(seen.leader);
         }
     }
@@ -103,6 +112,11 @@ impl Status {
         *self.leader_elected.lock()
     }
 
+    /// Whether no leader has been known from this moment until now.
+    pub fn leaderless_since(&self, moment: Instant) -> bool {
+        self.leader() == 0 && self.leader_lost.lock().is_none_or(|lost| lost <= moment)
+    }
+
     fn since_origin(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.origin).as_millis();
         u64::try_from(since).unwrap_or(u64::MAX)
@@ -130,5 +144,37 @@ impl Status {
     /// Follows the leader's ID.
     pub fn watch_leader(&self) -> watch::Receiver<u64> {
         self.leader_watch.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leads(status: &Status, leader: u64, now: Instant) {
+        let seen = Leadership {
+            leader,
+            ..Leadership::default()
+        };
+        status.publish(&seen, false, now);
+    }
+
+    #[test]
+    fn a_call_is_held_back_only_if_no_leader_was_known_all_the_while() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let status = Status::default();
+        assert!(status.leaderless_since(at(0)));
+        leads(&status, 7, at(1));
+        assert_eq!(status.leader_elected(), Some(at(1)));
+        assert!(!status.leaderless_since(at(0)) && !status.leaderless_since(at(2)));
+        leads(&status, 0, at(3));
+        leads(&status, 0, at(4));
+        assert!(!status.leaderless_since(at(2)));
+        assert!(status.leaderless_since(at(3)) && status.leaderless_since(at(5)));
+        // the same one again is an election too
+        leads(&status, 7, at(6));
+        assert_eq!(status.leader_elected(), Some(at(6)));
+        assert!(!status.leaderless_since(at(5)));
     }
 }

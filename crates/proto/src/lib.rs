@@ -8,6 +8,8 @@
 //! stands in the schema as `json_name`.
 #![allow(missing_docs, clippy::all)] // generated code carries no comments of its own
 
+pub mod loggable;
+
 /// Users, roles and permissions.
 pub mod authpb {
     include!("gen/authpb.rs");

@@ -22,6 +22,7 @@ use super::commit::{Input as CommitInput, Sealed};
 use super::raft::{ApplyJob, Input as RaftInput};
 use crate::engine::FileState;
 use crate::recover::FileFacts;
+use crate::slow;
 use crate::versions::{self, STORAGE_VERSION_SINCE};
 use crate::watch_hub::WatchChange;
 use crate::{Answer, Event};
@@ -129,6 +130,8 @@ pub struct Params {
     pub batch_bytes: usize,
     /// Bytes buffered at which apply waits for the commit stage.
     pub buffer_bytes_max: usize,
+    /// Requests that take longer are logged.
+    pub warn_apply: Duration,
 }
 
 /// What the stage waits for before it takes anything else.
@@ -213,27 +216,29 @@ impl ApplyStage {
         }
     }
 
-    /// Takes one input. `answered_here` says whether a client of this member waits under an id.
+    /// Takes one input. `clock` is asked between two requests, how long each took; `answered_here` says
+    /// whether a client of this member waits under an id.
     ///
     /// # Errors
     /// Why the member cannot go on.
     pub fn step<R>(
         &mut self,
         input: Input,
-        now: Instant,
+        clock: impl Fn() -> Instant,
         answered_here: impl Fn(u64) -> bool,
     ) -> Result<Effects<R>, String> {
         let mut effects = Effects::default();
+        let now = clock();
         match input {
             Input::Committed(index) => self.committed(index, now, &mut effects),
             Input::Installed(view) => self.installed(view, now, &mut effects)?,
             other if self.is_blocked() => self.held.push_back(other),
-            other => self.take(other, now, &answered_here, &mut effects)?,
+            other => self.take(other, now, &clock, &answered_here, &mut effects)?,
         }
         while !self.is_blocked()
             && let Some(next) = self.held.pop_front()
         {
-            self.take(next, now, &answered_here, &mut effects)?;
+            self.take(next, now, &clock, &answered_here, &mut effects)?;
         }
         Ok(effects)
     }
@@ -262,11 +267,12 @@ impl ApplyStage {
         &mut self,
         input: Input,
         now: Instant,
+        clock: &impl Fn() -> Instant,
         answered_here: &impl Fn(u64) -> bool,
         effects: &mut Effects<R>,
     ) -> Result<(), String> {
         match input {
-            Input::Apply(job) => self.apply(job, now, answered_here, effects),
+            Input::Apply(job) => self.apply(job, clock, answered_here, effects),
             Input::Install(snapshot) => {
                 self.install(&snapshot, now, effects);
                 Ok(())
@@ -330,17 +336,23 @@ impl ApplyStage {
     fn apply<R>(
         &mut self,
         job: ApplyJob,
-        now: Instant,
+        clock: &impl Fn() -> Instant,
         answered_here: &impl Fn(u64) -> bool,
         effects: &mut Effects<R>,
     ) -> Result<(), String> {
         let mut done = 0;
+        let mut now = clock();
         for entry in &job.entries {
             let applied = self
                 .applier
                 .apply(entry, answered_here)
                 .map_err(|error| error.to_string())?;
             done += 1;
+            let began = std::mem::replace(&mut now, clock());
+            let took = now.saturating_duration_since(began);
+            if took > self.params.warn_apply {
+                slow::warn_of_entry(entry, &applied, took, self.params.warn_apply);
+            }
             self.outcome(applied, now, answered_here, effects)?;
             self.freeze_if_full(now, effects);
             if self.is_blocked() {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ferrite_membership::{Change, Cluster};
 use ferrite_mvcc::HashJob;
@@ -50,8 +50,6 @@ pub struct ApplyThread {
     pub events: tokio::sync::mpsc::UnboundedSender<Event>,
     /// This member.
     pub member_id: u64,
-    /// Applying for longer than this is logged.
-    pub warn_apply: Duration,
     /// What to do when the state cannot go on.
     pub on_fatal: OnFatal,
 }
@@ -70,24 +68,10 @@ impl ApplyThread {
 
     fn take(&mut self, batch: &mut VecDeque<Command>) -> Result<(), String> {
         for command in batch.drain(..) {
-            let started = Instant::now();
-            let entries = match &command {
-                Command::Apply(job) => job.entries.len(),
-                _ => 0,
-            };
             let waiters = &self.waiters;
             let effects = self
                 .stage
-                .step(command, started, |id| waiters.is_waiting(id))?;
-            let took = started.elapsed();
-            if entries > 0 && took > self.warn_apply {
-                tracing::warn!(
-                    took = ?took,
-                    "expected-duration" = ?self.warn_apply,
-                    entries,
-                    "apply request took too long"
-                );
-            }
+                .step(command, Instant::now, |id| waiters.is_waiting(id))?;
             self.execute(effects);
         }
         let effects = self.stage.turn(Instant::now())?;
