@@ -384,11 +384,26 @@ impl Node {
     /// # Errors
     /// [`Error`]; after a time-out the request may still be applied.
     pub fn propose(&self, request: InternalRaftRequest) -> impl Future<Output = Answer> + Send {
+        self.propose_until(request, None)
+    }
+
+    /// As [`Node::propose`], for somebody who may not wait as long as that.
+    ///
+    /// # Errors
+    /// [`Error`]; after a time-out the request may still be applied.
+    pub fn propose_until(
+        &self,
+        request: InternalRaftRequest,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Answer> + Send {
         // Encoded before the first await: the request is a large struct, and not to be kept with the call.
         let proposal = self.proposal(request);
         async move {
             let proposal = proposal?;
-            let timeout = self.0.config.request_timeout();
+            let mut timeout = self.0.config.request_timeout();
+            if let Some(deadline) = deadline {
+                timeout = timeout.min(deadline.saturating_duration_since(Instant::now()));
+            }
             self.wait_for(proposal.id, Input::Propose(proposal), Some(timeout))
                 .await
         }
@@ -549,11 +564,11 @@ impl Node {
         self.0.raft.push(Input::AdvanceTicks(ticks));
     }
 
-    /// Hands leadership to a member and waits until it leads.
+    /// Hands leadership to a member and waits until it leads: as long as the caller waits, as in the original.
     ///
     /// # Errors
     /// [`Error::NotLeader`], [`Error::BadTransferee`], [`Error::TransferTimeout`].
-    pub async fn move_leader(&self, to: u64, timeout: Duration) -> Result<(), Error> {
+    pub async fn move_leader(&self, to: u64, deadline: Option<Instant>) -> Result<(), Error> {
         if !self.0.status.is_leader() {
             return Err(Error::NotLeader);
         }
@@ -569,8 +584,15 @@ impl Node {
             "leadership transfer starting"
         );
         self.0.raft.push(Input::TransferLeader(to));
-        let arrived = tokio::time::timeout(timeout, leader.wait_for(|id| *id == to)).await;
-        if !matches!(arrived, Ok(Ok(_))) {
+        let arrived = leader.wait_for(|id| *id == to);
+        let arrived = match deadline {
+            None => arrived.await.is_ok(),
+            Some(deadline) => {
+                let arrived = tokio::time::timeout_at(deadline.into(), arrived).await;
+                matches!(arrived, Ok(Ok(_)))
+            }
+        };
+        if !arrived {
             return Err(Error::TransferTimeout);
         }
         tracing::info!(
@@ -602,7 +624,7 @@ impl Node {
         let outcome = match longest {
             None => Err("no other voter is connected".to_owned()),
             Some((_, to)) => self
-                .move_leader(to, self.0.config.election_timeout())
+                .move_leader(to, Some(Instant::now() + self.0.config.election_timeout()))
                 .await
                 .map_err(|error| error.to_string()),
         };

@@ -29,15 +29,25 @@ pub struct CertificateName(pub Arc<str>);
 pub struct Caller {
     token: Option<MetadataValue<Ascii>>,
     certificate: Option<CertificateName>,
+    deadline: Option<Deadline>,
 }
+
+/// In the extensions of a request whose caller gave it a time limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(pub Instant);
 
 impl Caller {
     /// What a request carries.
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
-        Self::from_parts(
-            request.metadata(),
-            request.extensions().get::<CertificateName>(),
-        )
+        let extensions = request.extensions();
+        let mut caller = Self::from_parts(request.metadata(), extensions.get::<CertificateName>());
+        caller.deadline = extensions.get::<Deadline>().copied();
+        caller
+    }
+
+    /// How long the caller waits for an answer.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline.map(|deadline| deadline.0)
     }
 
     /// A token goes before a certificate. The JSON gateway calls with the server's own certificate, so
@@ -50,6 +60,7 @@ impl Caller {
         Caller {
             token: token.cloned(),
             certificate: certificate.filter(|_| !gateway).cloned(),
+            deadline: None,
         }
     }
 

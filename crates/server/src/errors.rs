@@ -19,6 +19,22 @@ pub fn watch_canceled() -> Status {
     Status::new(Code::Cancelled, "etcdserver: watch canceled")
 }
 
+/// The caller's own time is up.
+pub fn late() -> Status {
+    status(&Error::DeadlineExceeded)
+}
+
+/// As [`late`], of a range that had been begun.
+pub fn late_range() -> Status {
+    let text = format!("rangeKeys: context cancelled: {}", late().message());
+    Status::new(Code::DeadlineExceeded, text)
+}
+
+/// A stream about the server's health that its end cuts off.
+pub fn health_ended() -> Status {
+    Status::new(Code::Cancelled, "Stream has ended.")
+}
+
 /// The caller has gone away; nobody reads this.
 pub fn canceled() -> Status {
     Status::new(Code::Cancelled, "context canceled")

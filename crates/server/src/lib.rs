@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod config;
 pub mod conn;
+pub mod deadline;
 pub mod errors;
 pub mod features;
 pub mod flags;

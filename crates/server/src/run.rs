@@ -15,6 +15,7 @@ use crate::config::{Config, bind};
 use crate::features::Feature;
 use crate::listen::{ClientPort, Speech, client_ports};
 use crate::serve::{ClientServer, ServeError, peer_body};
+use crate::service::leader::LeaderLost;
 use crate::service::{Context, Serving};
 use crate::{http, log, tls};
 
@@ -290,6 +291,7 @@ async fn publish_and_serve(
             gate: Arc::clone(&config.gate),
             progress_interval: config.watch_progress_interval,
             warn_unary: config.warn_unary,
+            leader_lost: LeaderLost::watch(node),
             serving: Serving::new(config.features.enabled(Feature::StopGRPCServiceOnDefrag)),
         },
     )?;

@@ -29,9 +29,8 @@ use tokio::sync::{mpsc, watch};
 use tonic::body::Body;
 use tower_service::Service;
 
-use crate::auth::CertificateName;
+use crate::auth::{CertificateName, Deadline};
 use crate::conn::{Encrypted, RawSocket, Socket, Stream, establish};
-use crate::http;
 use crate::listen::{ClientPort, Listener, Speech};
 use crate::readdress::Readdressed;
 use crate::service::Context;
@@ -43,7 +42,9 @@ use crate::service::kv::KvService;
 use crate::service::lease::LeaseService;
 use crate::service::lock::LockService;
 use crate::service::maintenance::MaintenanceService;
+use crate::service::stats::{self, Remote, Stats};
 use crate::service::watch::WatchService;
+use crate::{deadline, http};
 
 /// Threads that serve clients: half of the machine, at least one, at most eight.
 const THREADS_MAX: usize = 8;
@@ -109,40 +110,65 @@ impl Services {
         }
     }
 
-    async fn serve(&mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn serve(
+        &mut self,
+        request: Request<Incoming>,
+        remote: &str,
+    ) -> Result<Response<Body>, Infallible> {
         if request.version() != Version::HTTP_2 || is_plain_over_tls(&request) {
             return Ok(self.plain(&request).await);
         }
         let started = Instant::now();
         let uri = request.uri().clone();
         let path = uri.path();
-        let service = path
-            .strip_prefix('/')
-            .and_then(|rest| rest.split_once('/'))
-            .map(|(service, _)| service);
-        let response = match service {
-            Some("etcdserverpb.KV") => self.kv.call(request).await?,
-            Some("etcdserverpb.Lease") => self.lease.call(request).await?,
-            Some("etcdserverpb.Watch") => self.watch.call(request).await?,
-            Some("etcdserverpb.Cluster") => self.cluster.call(request).await?,
-            Some("etcdserverpb.Maintenance") => self.maintenance.call(request).await?,
-            Some("etcdserverpb.Auth") => self.auth.call(request).await?,
-            Some("grpc.health.v1.Health") => self.health.call(request).await?,
-            Some("v3lockpb.Lock") => self.lock.call(request).await?,
-            Some("v3electionpb.Election") => self.election.call(request).await?,
-            Some(service) => return Ok(unimplemented(&format!("unknown service {service}"))),
-            None => return Ok(unimplemented(&format!("malformed method name: {path:?}"))),
+        let kind = content_kind(&request);
+        let mut response = match deadline::of(request.headers()) {
+            None => self.call(path, request).await?,
+            Some(deadline) => {
+                let mut request = request;
+                let extensions = request.extensions_mut();
+                extensions.insert(Deadline(deadline.into_std()));
+                deadline::keep(deadline, self.call(path, request)).await?
+            }
         };
-        let took = started.elapsed();
-        if took > self.context.warn_unary && !STREAMS.contains(&path) {
-            let failed = response.headers().get("grpc-status");
-            tracing::warn!(
-                "time spent" = ?took,
-                "response type" = path,
-                "grpc status" = failed.and_then(|code| code.to_str().ok()).unwrap_or("0"),
-                "expected-duration" = ?self.context.warn_unary,
-                "request stats"
-            );
+        if !STREAMS.contains(&path) && !stats::TOLD.contains(&path) {
+            let (took, limit) = (started.elapsed(), self.context.warn_unary);
+            stats::tell(path, remote, took, limit, || Stats::UNCOUNTED);
+        }
+        if let Some(kind) = kind {
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+        }
+        Ok(response)
+    }
+
+    async fn call(
+        &mut self,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let Some((service, method)) = path.strip_prefix('/').unwrap_or(path).rsplit_once('/')
+        else {
+            return Ok(unimplemented(&format!("malformed method name: {path:?}")));
+        };
+        let response = match service {
+            "etcdserverpb.KV" => self.kv.call(request).await?,
+            "etcdserverpb.Lease" => self.lease.call(request).await?,
+            "etcdserverpb.Watch" => self.watch.call(request).await?,
+            "etcdserverpb.Cluster" => self.cluster.call(request).await?,
+            "etcdserverpb.Maintenance" => self.maintenance.call(request).await?,
+            "etcdserverpb.Auth" => self.auth.call(request).await?,
+            "grpc.health.v1.Health" => self.health.call(request).await?,
+            "v3lockpb.Lock" => self.lock.call(request).await?,
+            "v3electionpb.Election" => self.election.call(request).await?,
+            service => return Ok(unimplemented(&format!("unknown service {service}"))),
+        };
+        let headers = response.headers();
+        // The library says only that much of a method it does not know.
+        if headers.get("grpc-status").is_some_and(|code| code == "12")
+            && !headers.contains_key("grpc-message")
+        {
+            let text = format!("unknown method {method} for service {service}");
+            return Ok(unimplemented(&text));
         }
         Ok(self.in_grpc_words(response))
     }
@@ -205,6 +231,18 @@ fn is_plain_over_tls(request: &Request<Incoming>) -> bool {
             .headers()
             .get(CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The content type to answer with, where a caller names the kind of its messages: the same kind.
+/// All are decoded alike.
+fn content_kind(request: &Request<Incoming>) -> Option<HeaderValue> {
+    let kind = request.headers().get(CONTENT_TYPE)?.as_bytes();
+    let kind = kind.strip_prefix(b"application/grpc")?;
+    let (_, kind) = kind
+        .split_first()
+        .filter(|(first, rest)| b"+;".contains(first) && !rest.is_empty())?;
+    let answer = [&b"application/grpc+"[..], kind].concat();
+    HeaderValue::from_bytes(&answer.to_ascii_lowercase()).ok()
 }
 
 fn unimplemented(text: &str) -> Response<Body> {
@@ -385,7 +423,7 @@ async fn serve_connections(
                 _ = stopped.wait_for(|stop| *stop) => None,
             };
             if let Some((stream, caller)) = established {
-                serve_connection(stream, caller, services, stopped).await;
+                serve_connection(stream, caller, &remote, services, stopped).await;
             }
             drop(guard);
         });
@@ -402,6 +440,7 @@ type ServeFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible
 async fn serve_connection(
     stream: Readdressed<Stream>,
     caller: Option<Encrypted>,
+    remote: &str,
     services: Services,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -418,7 +457,10 @@ async fn serve_connection(
         .max_concurrent_streams(u32::MAX)
         .keep_alive_interval(Some(Duration::from_secs(2 * 3600)))
         .keep_alive_timeout(Duration::from_secs(20));
+    let remote = Remote(remote.into());
     let service = service_fn(move |mut request: Request<Incoming>| -> ServeFuture {
+        let remote = remote.clone();
+        request.extensions_mut().insert(remote.clone());
         if let Some(caller) = &caller {
             let extensions = request.extensions_mut();
             if let Some(name) = &caller.0 {
@@ -427,7 +469,7 @@ async fn serve_connection(
             extensions.insert(caller.clone());
         }
         let mut services = services.clone();
-        Box::pin(async move { services.serve(request).await })
+        Box::pin(async move { services.serve(request, &remote.0).await })
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

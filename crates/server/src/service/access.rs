@@ -138,7 +138,7 @@ impl Context {
                 async move { self.propose_as(&caller, request).await },
             ))
         } else {
-            Ok(self.node.propose(request))
+            Ok(self.node.propose_until(request, caller.deadline()))
         };
         async move {
             let answer = match named {
@@ -165,6 +165,6 @@ impl Context {
                 auth_revision: who.revision,
             });
         }
-        self.node.propose(request).await
+        self.node.propose_until(request, caller.deadline()).await
     }
 }

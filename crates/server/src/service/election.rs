@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::inside::{Gone, Heard, Inside, to_the_end};
-use super::{Context, contest, leader_lost, mismatched, wants_leader};
+use super::{Context, contest, mismatched, wants_leader};
 use crate::errors;
 
 /// The service.
@@ -132,13 +132,13 @@ impl Election for ElectionService {
         let needs_leader = wants_leader(request.metadata());
         let inside = Inside::of(&self.0, &request);
         let prefix = contest::prefix(&request.get_ref().name);
-        let node = self.0.node.clone();
+        let mut leader_lost = self.0.leader_lost.from_now();
         let (answers, stream) = mpsc::channel(1);
         tokio::spawn(async move {
             tokio::select! {
                 _ended = observe(&inside, &prefix, &answers) => {}
                 () = answers.closed() => {}
-                () = leader_lost(&node), if needs_leader => {
+                () = leader_lost.wait(), if needs_leader => {
                     let _gone = answers.send(Err(errors::no_leader())).await;
                 }
             }

@@ -6,7 +6,8 @@ use ferrite_proto::grpc_health_v1::health_server::Health;
 use ferrite_proto::grpc_health_v1::{HealthCheckRequest, HealthCheckResponse};
 use tonic::{Request, Response, Status};
 
-use super::Context;
+use super::{Context, wants_leader};
+use crate::errors;
 
 /// The service.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ impl Health for HealthService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.0.admit(request.metadata(), false)?;
         let known = request.get_ref().service.is_empty();
+        let needs_leader = wants_leader(request.metadata());
+        let mut leader_lost = self.0.leader_lost.from_now();
         let mut says = self.0.serving.subscribe();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
@@ -57,6 +60,10 @@ impl Health for HealthService {
                         }
                     }
                     () = sender.closed() => return,
+                    () = leader_lost.wait(), if needs_leader => {
+                        let _gone = sender.send(Err(errors::health_ended())).await;
+                        return;
+                    }
                 }
             }
         });

@@ -1,8 +1,11 @@
 //! `etcdserverpb.KV`.
 
+use std::time::Instant;
+
 use ferrite_apply::Response as Applied;
 use ferrite_auth::Checker;
 use ferrite_mvcc::kv;
+use ferrite_node::slow;
 use ferrite_proto::etcdserverpb::kv_server::Kv;
 use ferrite_proto::etcdserverpb::response_op::Response as OpResponse;
 use ferrite_proto::etcdserverpb::{
@@ -10,11 +13,14 @@ use ferrite_proto::etcdserverpb::{
     InternalRaftRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, TxnRequest,
     TxnResponse,
 };
+use ferrite_proto::loggable;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::access::ReadRight;
-use super::range_stream::{LeaderLost, Pieces};
-use super::{Context, leader_lost, mismatched, slices, wants_leader};
+use super::range_stream::Pieces;
+use super::stats::Call;
+use super::{Context, mismatched, slices, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
 
@@ -46,11 +52,8 @@ impl KvService {
             })
             .await
     }
-}
 
-#[tonic::async_trait]
-impl Kv for KvService {
-    async fn range(
+    async fn answer_range(
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
@@ -60,39 +63,62 @@ impl Kv for KvService {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         kv::check_range(&request).map_err(|error| errors::request(&error))?;
-        let right = self.begin_range(&caller, &request).await?;
-        let found = slices::range(self.0.node.store(), &request).await;
-        right.still_holds(&self.0)?;
-        let mut response = found.map_err(|error| errors::request(&error))?;
+        let started = Instant::now();
+        let found = self.find(&caller, &request).await;
+        self.warn_if_slow(started, &found, "read-only range ", || {
+            let found = found.as_ref().ok().map(|found| {
+                let (count, size) = (found.kvs.len(), found.encoded_len());
+                format!("range_response_count:{count} size:{size}")
+            });
+            (loggable::range(&request), found.unwrap_or_default())
+        });
+        let mut response = found?;
         response.header = self.0.complete(response.header);
         Ok(Response::new(response))
     }
 
-    type RangeStreamStream = Pieces;
-
-    async fn range_stream(
-        &self,
-        request: Request<RangeRequest>,
-    ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        self.0.capable()?;
-        self.0.admit(request.metadata(), false)?;
-        let leader_lost = wants_leader(request.metadata()).then(|| {
-            let node = self.0.node.clone();
-            Box::pin(async move { leader_lost(&node).await }) as LeaderLost
-        });
-        let caller = Caller::of(&request);
-        let request = request.into_inner();
-        kv::check_range_stream(&request).map_err(|error| errors::request(&error))?;
-        let right = self.begin_range(&caller, &request).await?;
-        Ok(Response::new(Pieces::new(
-            self.0.clone(),
-            request,
-            right,
-            leader_lost,
-        )))
+    async fn find(&self, caller: &Caller, request: &RangeRequest) -> Result<RangeResponse, Status> {
+        let right = self.begin_range(caller, request).await?;
+        let found = slices::range(self.0.node.store(), request, caller.deadline()).await;
+        right.still_holds(&self.0)?;
+        found
     }
 
-    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+    /// What a transaction finds that changes nothing.
+    async fn find_txn(&self, caller: &Caller, request: &TxnRequest) -> Result<TxnResponse, Status> {
+        if !kv::is_txn_serializable(request) {
+            self.linearizable().await?;
+        }
+        let judged = self.0.may_read(caller, |state, who| {
+            Checker::new(state, who, |_| None).txn(request)
+        });
+        let right = judged.await?;
+        let found = kv::range_txn(self.0.node.store(), request);
+        right.still_holds(&self.0)?;
+        found.map_err(|error| errors::request(&error))
+    }
+
+    /// Reads that took too long are logged, with what they wait for.
+    fn warn_if_slow<T>(
+        &self,
+        started: Instant,
+        outcome: &Result<T, Status>,
+        prefix: &str,
+        words: impl FnOnce() -> (String, String),
+    ) {
+        let (took, limit) = (started.elapsed(), self.0.node.config().warn_apply);
+        if took > limit {
+            let (request, response) = words();
+            let error = outcome.as_ref().err().map(Status::message);
+            let error = error.as_ref().map(|error| error as &dyn std::fmt::Display);
+            slow::warn((took, limit), prefix, &request, &response, error);
+        }
+    }
+
+    async fn answer_put(
+        &self,
+        request: Request<PutRequest>,
+    ) -> Result<Response<PutResponse>, Status> {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
         let caller = Caller::of(&request);
@@ -111,7 +137,7 @@ impl Kv for KvService {
         Ok(Response::new(response))
     }
 
-    async fn delete_range(
+    async fn answer_delete_range(
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
@@ -132,7 +158,10 @@ impl Kv for KvService {
         Ok(Response::new(response))
     }
 
-    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+    async fn answer_txn(
+        &self,
+        request: Request<TxnRequest>,
+    ) -> Result<Response<TxnResponse>, Status> {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
         let caller = Caller::of(&request);
@@ -141,18 +170,13 @@ impl Kv for KvService {
         kv::check_txn(&request, self.0.node.config().max_txn_ops)
             .map_err(|error| errors::request(&error))?;
         let mut response = if kv::is_txn_readonly(&request) {
-            if !kv::is_txn_serializable(&request) {
-                self.linearizable().await?;
-            }
-            let right = self
-                .0
-                .may_read(&caller, |state, who| {
-                    Checker::new(state, who, |_| None).txn(&request)
-                })
-                .await?;
-            let found = kv::range_txn(self.0.node.store(), &request);
-            right.still_holds(&self.0)?;
-            found.map_err(|error| errors::request(&error))?
+            let started = Instant::now();
+            let found = self.find_txn(&caller, &request).await;
+            self.warn_if_slow(started, &found, "read-only txn ", || {
+                let found = found.as_ref().ok().map(found_in_words);
+                (loggable::txn(&request), found.unwrap_or_default())
+            });
+            found?
         } else {
             let request = InternalRaftRequest {
                 txn: Some(request),
@@ -169,6 +193,84 @@ impl Kv for KvService {
             Some(OpResponse::ResponsePut(put)) if put.header.is_none()
         )));
         Ok(Response::new(response))
+    }
+}
+
+/// How much each range of a transaction found.
+fn found_in_words(found: &TxnResponse) -> String {
+    let counts: Vec<String> = (found.responses.iter())
+        .filter_map(|op| match &op.response {
+            Some(OpResponse::ResponseRange(range)) => {
+                Some(format!("range_response_count:{}", range.kvs.len()))
+            }
+            _ => None,
+        })
+        .collect();
+    format!(
+        "responses:<{}> size:{}",
+        counts.join(" "),
+        found.encoded_len()
+    )
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
+        let call = Call::begin(&self.0, &request);
+        let answer = self.answer_range(request).await;
+        call.end(&answer);
+        answer
+    }
+
+    type RangeStreamStream = Pieces;
+
+    async fn range_stream(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        self.0.capable()?;
+        self.0.admit(request.metadata(), false)?;
+        let leader_lost = wants_leader(request.metadata()).then(|| {
+            let mut lost = self.0.leader_lost.from_now();
+            Box::pin(async move { lost.wait().await }) as _
+        });
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        kv::check_range_stream(&request).map_err(|error| errors::request(&error))?;
+        let right = self.begin_range(&caller, &request).await?;
+        Ok(Response::new(Pieces::new(
+            self.0.clone(),
+            request,
+            right,
+            leader_lost,
+        )))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let call = Call::begin(&self.0, &request);
+        let answer = self.answer_put(request).await;
+        call.end(&answer);
+        answer
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let call = Call::begin(&self.0, &request);
+        let answer = self.answer_delete_range(request).await;
+        call.end(&answer);
+        answer
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let call = Call::begin(&self.0, &request);
+        let answer = self.answer_txn(request).await;
+        call.end(&answer);
+        answer
     }
 
     async fn compact(

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::LeaseChecker;
-use super::{Context, leader_lost, mismatched, wants_leader};
+use super::{Context, mismatched, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
 
@@ -112,6 +112,7 @@ impl Lease for LeaseService {
         let caller = Caller::of(&request);
         let mut asked = request.into_inner();
         let service = self.clone();
+        let mut leader_lost = self.0.leader_lost.from_now();
         let (answers, stream) = mpsc::channel(1);
         tokio::spawn(async move {
             let client_gone = answers.clone();
@@ -131,7 +132,7 @@ impl Lease for LeaseService {
             tokio::select! {
                 () = serving => {}
                 () = client_gone.closed() => {}
-                () = leader_lost(&service.0.node), if needs_leader => {
+                () = leader_lost.wait(), if needs_leader => {
                     let _gone = client_gone.send(Err(errors::no_leader())).await;
                 }
             }

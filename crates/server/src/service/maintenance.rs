@@ -10,8 +10,8 @@ use ferrite_proto::etcdserverpb::maintenance_server::Maintenance;
 use ferrite_proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
     DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
-    InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, ResponseHeader, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse,
+    InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
 };
 use sha2::{Digest, Sha256};
 use tonic::{Code, Request, Response, Status};
@@ -152,8 +152,10 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<MoveLeaderResponse>, Status> {
         self.0.admit(request.metadata(), false)?;
         self.0.require_admin(&Caller::of(&request)).await?;
-        let node = &self.0.node;
-        node.move_leader(request.get_ref().target_id, node.config().request_timeout())
+        let caller = Caller::of(&request);
+        self.0
+            .node
+            .move_leader(request.get_ref().target_id, caller.deadline())
             .await
             .map_err(|error| errors::status(&error))?;
         Ok(Response::new(MoveLeaderResponse { header: None }))
@@ -198,13 +200,11 @@ impl Maintenance for MaintenanceService {
         .await?
         .map_err(|error| Status::internal(format!("etcdserver: {error}")))?;
         let (sender, receiver) = tokio::sync::mpsc::channel(SNAPSHOT_CHUNKS_MAX);
-        let header = self.0.header_now();
         tokio::task::spawn_blocking(move || {
             let mut stream = SnapshotStream {
                 remaining: view.tx().size(),
                 chunk: Vec::with_capacity(SNAPSHOT_CHUNK_BYTES),
                 digest: Sha256::new(),
-                header,
                 version,
                 sender,
             };
@@ -259,7 +259,6 @@ struct SnapshotStream {
     remaining: u64,
     chunk: Vec<u8>,
     digest: Sha256,
-    header: ResponseHeader,
     version: String,
     sender: tokio::sync::mpsc::Sender<Result<SnapshotResponse, Status>>,
 }
@@ -274,7 +273,8 @@ impl SnapshotStream {
 
     fn message(&self, blob: Vec<u8>) -> std::io::Result<()> {
         let message = SnapshotResponse {
-            header: Some(self.header),
+            // The original's has none either.
+            header: None,
             remaining_bytes: self.remaining,
             blob: blob.into(),
             version: self.version.clone(),

@@ -8,11 +8,13 @@ pub mod election;
 pub mod health;
 pub mod inside;
 pub mod kv;
+pub mod leader;
 pub mod lease;
 pub mod lock;
 pub mod maintenance;
 pub mod range_stream;
 pub mod slices;
+pub mod stats;
 pub mod watch;
 
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::auth::Gate;
 use crate::errors;
+use leader::LeaderLost;
 
 /// What every service holds.
 #[derive(Clone)]
@@ -38,6 +41,8 @@ pub struct Context {
     pub warn_unary: std::time::Duration,
     /// What the health service says.
     pub serving: Serving,
+    /// Heard by streams that require a leader.
+    pub leader_lost: LeaderLost,
 }
 
 /// Whether this member serves, as the health service says it.
@@ -197,18 +202,4 @@ pub fn wants_leader(metadata: &MetadataMap) -> bool {
     metadata
         .get("hasleader")
         .is_some_and(|value| value.as_bytes() == b"true")
-}
-
-/// Returns once no leader has been known for three election timeouts.
-pub async fn leader_lost(node: &Node) {
-    let mut leader = node.status().watch_leader();
-    let patience = node.config().election_timeout() * 3;
-    while leader.wait_for(|id| *id == 0).await.is_ok() {
-        if tokio::time::timeout(patience, leader.wait_for(|id| *id != 0))
-            .await
-            .is_err()
-        {
-            return;
-        }
-    }
 }

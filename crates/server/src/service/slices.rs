@@ -3,32 +3,57 @@
 //! Many clients share a thread, so that one who asks for a hundred megabytes must not make them wait for
 //! all of it. What is answered is what one read would find: every slice is of the revision of the first.
 
+use std::time::Instant;
+
 use ferrite_mvcc::{RequestError, Store, kv};
 use ferrite_proto::etcdserverpb::{RangeRequest, RangeResponse};
+use tonic::Status;
 
 use super::range_stream::after;
+use crate::errors;
 
 /// Keys of a slice: one that is smaller altogether is read at once.
 const SLICE_KEYS: i64 = 1_000;
 /// Bytes of keys and values after which a slice ends.
 const SLICE_BYTES: usize = 256 << 10;
 
-/// Executes a range.
+/// Why a range was not read to its end.
+enum Broken {
+    Refused(RequestError),
+    /// Nobody waits for it any more.
+    Late,
+}
+
+impl From<RequestError> for Broken {
+    fn from(error: RequestError) -> Self {
+        Broken::Refused(error)
+    }
+}
+
+/// Executes a range, unless its caller's time is up before.
 ///
 /// # Errors
-/// As [`kv::range`].
-pub async fn range(store: &Store, request: &RangeRequest) -> Result<RangeResponse, RequestError> {
+/// The status to answer with.
+pub async fn range(
+    store: &Store,
+    request: &RangeRequest,
+    deadline: Option<Instant>,
+) -> Result<RangeResponse, Status> {
     let small = request.range_end.is_empty()
         || request.count_only
         || (1..=SLICE_KEYS).contains(&request.limit);
     // another order, or a filter, needs all of it at once
     if small || !in_key_order(request) {
-        return kv::range(store, request);
+        return kv::range(store, request).map_err(|error| errors::request(&error));
     }
-    match sliced(store, request).await {
+    match sliced(store, request, deadline).await {
         // a compaction overtook a read of what is newest: it begins again, newer
-        Err(RequestError::Compacted) if request.revision <= 0 => kv::range(store, request),
-        found => found,
+        Err(Broken::Refused(RequestError::Compacted)) if request.revision <= 0 => {
+            kv::range(store, request).map_err(|error| errors::request(&error))
+        }
+        Err(Broken::Refused(error)) => Err(errors::request(&error)),
+        Err(Broken::Late) => Err(errors::late_range()),
+        Ok(found) => Ok(found),
     }
 }
 
@@ -38,7 +63,11 @@ fn in_key_order(request: &RangeRequest) -> bool {
         && !kv::has_revision_filters(request)
 }
 
-async fn sliced(store: &Store, request: &RangeRequest) -> Result<RangeResponse, RequestError> {
+async fn sliced(
+    store: &Store,
+    request: &RangeRequest,
+    deadline: Option<Instant>,
+) -> Result<RangeResponse, Broken> {
     let wanted = match request.limit {
         limit if limit > 0 => limit,
         _ => i64::MAX,
@@ -69,6 +98,9 @@ async fn sliced(store: &Store, request: &RangeRequest) -> Result<RangeResponse, 
     };
     while found.more && count < wanted {
         tokio::task::yield_now().await;
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Broken::Late);
+        }
         let Some(last) = found.kvs.last() else { break };
         slice.key = after(&last.key);
         slice.limit = SLICE_KEYS.min(wanted - count);

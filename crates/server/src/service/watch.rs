@@ -30,8 +30,6 @@ pub const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const NO_WATCHER: i64 = -1;
 /// A response may exceed the limit for requests by this much before it is cut.
 const FRAGMENT_OVERHEAD: usize = 512 << 10;
-/// Checks in a row that find no leader before calls that require one are ended.
-const LEADERLESS_CHECKS_MAX: u32 = 3;
 
 /// The service.
 #[derive(Clone)]
@@ -146,8 +144,7 @@ impl WatchService {
         let mut progress = every(with_jitter(
             self.0.progress_interval.max(PROGRESS_INTERVAL_MIN),
         ));
-        let mut leader_checks = every(self.0.node.config().election_timeout());
-        let mut leaderless = 0;
+        let mut leader_lost = self.0.leader_lost.from_now();
         // a client that has said all it has to say goes on listening
         let mut half_open = true;
         loop {
@@ -168,15 +165,7 @@ impl WatchService {
                     }
                 }
                 _ = progress.tick() => stream.tick(),
-                _ = leader_checks.tick(), if needs_leader => {
-                    leaderless = match self.0.node.status().leader() {
-                        0 => leaderless + 1,
-                        _ => 0,
-                    };
-                    if leaderless >= LEADERLESS_CHECKS_MAX {
-                        return Err(errors::no_leader());
-                    }
-                }
+                () = leader_lost.wait(), if needs_leader => return Err(errors::no_leader()),
             }
         }
     }

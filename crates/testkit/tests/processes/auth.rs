@@ -16,17 +16,17 @@ use crate::beside_others;
 use Kind::{Etcd351, Ferrite};
 
 /// Debug builds hash slowly; nothing here depends on the cost.
-const CHEAP: &str = "--bcrypt-cost=4";
+pub(crate) const CHEAP: &str = "--bcrypt-cost=4";
 
 /// A client of one member, with a token.
-fn with_token(cluster: &Cluster, member: usize, token: &str) -> Client {
+pub(crate) fn with_token(cluster: &Cluster, member: usize, token: &str) -> Client {
     let mut config = Config::new([cluster.member(member).endpoint()]);
     config.token = Some(token.to_owned());
     config.call_timeout = Some(Duration::from_secs(20));
     Client::new(config).expect("a loopback endpoint and a token")
 }
 
-async fn token(client: &Client, name: &str, password: &str) -> Result<String, Status> {
+pub(crate) async fn token(client: &Client, name: &str, password: &str) -> Result<String, Status> {
     let request = pb::AuthenticateRequest {
         name: name.into(),
         password: password.into(),
@@ -42,7 +42,7 @@ async fn login(cluster: &Cluster, member: usize, name: &str, password: &str) -> 
     with_token(cluster, member, &given)
 }
 
-async fn add_user(client: &Client, name: &str, password: &str) -> Result<(), Status> {
+pub(crate) async fn add_user(client: &Client, name: &str, password: &str) -> Result<(), Status> {
     let request = pb::AuthUserAddRequest {
         name: name.into(),
         password: password.into(),
@@ -51,7 +51,7 @@ async fn add_user(client: &Client, name: &str, password: &str) -> Result<(), Sta
     client.auth().user_add(request).await.map(drop)
 }
 
-async fn grant_role(client: &Client, user: &str, role: &str) -> Result<(), Status> {
+pub(crate) async fn grant_role(client: &Client, user: &str, role: &str) -> Result<(), Status> {
     let request = pb::AuthUserGrantRoleRequest {
         user: user.into(),
         role: role.into(),
@@ -59,7 +59,7 @@ async fn grant_role(client: &Client, user: &str, role: &str) -> Result<(), Statu
     client.auth().user_grant_role(request).await.map(drop)
 }
 
-async fn revoke_role(client: &Client, name: &str, role: &str) -> Result<(), Status> {
+pub(crate) async fn revoke_role(client: &Client, name: &str, role: &str) -> Result<(), Status> {
     let request = pb::AuthUserRevokeRoleRequest {
         name: name.into(),
         role: role.into(),
@@ -67,12 +67,12 @@ async fn revoke_role(client: &Client, name: &str, role: &str) -> Result<(), Stat
     client.auth().user_revoke_role(request).await.map(drop)
 }
 
-async fn add_role(client: &Client, name: &str) -> Result<(), Status> {
+pub(crate) async fn add_role(client: &Client, name: &str) -> Result<(), Status> {
     let request = pb::AuthRoleAddRequest { name: name.into() };
     client.auth().role_add(request).await.map(drop)
 }
 
-async fn permit(
+pub(crate) async fn permit(
     client: &Client,
     role: &str,
     kind: Type,
@@ -90,7 +90,11 @@ async fn permit(
     client.auth().role_grant_permission(request).await.map(drop)
 }
 
-async fn change_password(client: &Client, name: &str, password: &str) -> Result<(), Status> {
+pub(crate) async fn change_password(
+    client: &Client,
+    name: &str,
+    password: &str,
+) -> Result<(), Status> {
     let request = pb::AuthUserChangePasswordRequest {
         name: name.into(),
         password: password.into(),
@@ -99,7 +103,7 @@ async fn change_password(client: &Client, name: &str, password: &str) -> Result<
     client.auth().user_change_password(request).await.map(drop)
 }
 
-async fn enable(client: &Client) -> Result<(), Status> {
+pub(crate) async fn enable(client: &Client) -> Result<(), Status> {
     let request = pb::AuthEnableRequest {};
     client.auth().auth_enable(request).await.map(drop)
 }
@@ -110,7 +114,7 @@ async fn disable(client: &Client) -> Result<(), Status> {
 }
 
 /// Root, and authentication on.
-async fn switch_on(client: &Client) {
+pub(crate) async fn switch_on(client: &Client) {
     add_user(client, "root", "rootpw").await.expect("root");
     grant_role(client, "root", "root").await.expect("its role");
     enable(client).await.expect("authentication on");
