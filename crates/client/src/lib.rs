@@ -19,6 +19,8 @@ mod dial;
 mod endpoint;
 mod error;
 mod method;
+mod observer;
+pub mod srv;
 mod watcher;
 
 pub use channel::Channel;
@@ -27,6 +29,7 @@ pub use endpoint::Endpoint;
 pub use error::{
     ConfigError, code_name, describe, is_local_deadline, is_table_error, last_failure,
 };
+pub use observer::{Noticed, Observer};
 pub use ferrite_proto::etcdserverpb as pb;
 pub use ferrite_tls as tls;
 pub use tonic::{Code, Status, Streaming};

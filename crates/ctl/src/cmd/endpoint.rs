@@ -24,7 +24,6 @@ pub async fn endpoints(session: &Session) -> Result<Vec<String>, Failure> {
         .member_list(request)
         .await
         .map_err(|status| {
-            report::last_failure(&status);
             Failure::new(
                 exit::ERROR,
                 format!(
@@ -85,7 +84,6 @@ async fn check(endpoint: String, client: &Client, timeout: Duration) -> Health {
         Ok(_) => String::new(),
         Err(status) if is_denied(&status) => String::new(),
         Err(status) => {
-            report::last_failure(&status);
             describe(&status)
         }
     };
@@ -135,7 +133,6 @@ pub async fn status(session: &Session) -> Result<(), Failure> {
             }),
             Err(status) => {
                 failed = true;
-                report::last_failure(&status);
                 report::err(&format!(
                     "Failed to get the status of endpoint {endpoint} ({})",
                     describe(&status)
@@ -170,7 +167,6 @@ pub async fn hash_kv(session: &Session) -> Result<(), Failure> {
                 response: response.into_inner(),
             }),
             Err(status) => {
-                report::last_failure(&status);
                 let error = describe(&status);
                 report::err(&format!(
                     "Failed to get the hash of endpoint {endpoint} ({error})"

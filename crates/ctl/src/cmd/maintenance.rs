@@ -30,8 +30,9 @@ pub fn move_leader_target(words: &Words) -> Result<u64, Failure> {
 
 /// `move-leader`.
 pub async fn move_leader(session: &Session, target: u64) -> Result<(), Failure> {
-    for endpoint in &session.endpoints {
-        let client = session.client_at(endpoint.trim()).await?;
+    let endpoints = session.members().await?;
+    for endpoint in &endpoints {
+        let client = session.client_at(endpoint).await?;
         let status = client
             .maintenance()
             .status(pb::StatusRequest {})
@@ -48,7 +49,7 @@ pub async fn move_leader(session: &Session, target: u64) -> Result<(), Failure> 
     }
     Err(Failure::args(format!(
         "no leader endpoint given at [{}]",
-        session.endpoints.join(" ")
+        endpoints.join(" ")
     )))
 }
 
@@ -106,7 +107,6 @@ pub async fn defrag(session: &Session) -> Result<(), Failure> {
             )),
             Err(status) => {
                 failed = true;
-                report::last_failure(&status);
                 report::err(&format!(
                     "Failed to defragment etcd member[{endpoint}]. took {took}. ({})",
                     describe(&status)
@@ -133,13 +133,14 @@ pub fn snapshot_path(words: &Words) -> Result<PathBuf, Failure> {
 /// `snapshot save`; `limited` says that the user set a time limit. The file appears under its name only once it is whole and on disk.
 pub async fn snapshot_save(session: &Session, path: &Path, limited: bool) -> Result<(), Failure> {
     let failure = |text: String| Failure::new(exit::INTERRUPTED, text);
-    let [endpoint] = &session.endpoints[..] else {
+    let endpoints = session.members().await?;
+    let [endpoint] = &endpoints[..] else {
         return Err(failure(format!(
             "snapshot must be requested to one selected node, not multiple [{}]",
-            session.endpoints.join(" ")
+            endpoints.join(" ")
         )));
     };
-    let client = session.client_at(endpoint.trim()).await?;
+    let client = session.client_at(endpoint).await?;
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
