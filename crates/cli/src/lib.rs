@@ -7,6 +7,7 @@ pub mod completion;
 pub mod flags;
 pub mod frame;
 pub mod gofmt;
+pub mod progress;
 pub mod report;
 mod similar;
 

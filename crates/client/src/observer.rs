@@ -24,9 +24,11 @@ pub enum Noticed {
     },
 }
 
+type Tell = dyn Fn(&Noticed) + Send + Sync;
+
 /// Whom to tell; nobody by default. It is called from the tasks that make calls, and must not wait.
 #[derive(Clone, Default)]
-pub struct Observer(Option<Arc<dyn Fn(&Noticed) + Send + Sync>>);
+pub struct Observer(Option<Arc<Tell>>);
 
 impl Observer {
     /// Tells this function.

@@ -3,8 +3,10 @@
 mod auth;
 mod check;
 mod common;
+mod discovery;
 mod endpoint;
 mod lock;
+mod maintenance;
 mod mirror;
 mod oracle;
 mod program;
