@@ -4,6 +4,7 @@
 //! the arguments as the original's parser does and writes what scripts expect to see.
 
 pub mod completion;
+pub mod examples;
 pub mod flags;
 pub mod frame;
 pub mod gofmt;
