@@ -7,6 +7,7 @@ pub mod completion;
 pub mod examples;
 pub mod flags;
 pub mod frame;
+pub mod gaps;
 pub mod gofmt;
 pub mod progress;
 pub mod report;

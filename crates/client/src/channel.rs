@@ -332,7 +332,9 @@ impl Shared {
             Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
                 Ok(result) => result,
                 Err(_) => {
-                    let why = last.clone().unwrap_or_else(|| "no answer in time".to_owned());
+                    let why = last
+                        .clone()
+                        .unwrap_or_else(|| "no answer in time".to_owned());
                     let why = format!("rpc error: code = DeadlineExceeded desc = {why}");
                     self.tell(&parts, attempts, &why);
                     return Err(local_deadline(last));

@@ -29,9 +29,9 @@ pub use endpoint::Endpoint;
 pub use error::{
     ConfigError, code_name, describe, is_local_deadline, is_table_error, last_failure,
 };
-pub use observer::{Noticed, Observer};
 pub use ferrite_proto::etcdserverpb as pb;
 pub use ferrite_tls as tls;
+pub use observer::{Noticed, Observer};
 pub use tonic::{Code, Status, Streaming};
 pub use watcher::{WatchEvent, Watcher};
 

@@ -308,11 +308,7 @@ pub async fn client_endpoints(domain: &str, suffix: &str) -> Result<Vec<String>,
     endpoints(&Resolver::of_the_system(), domain, suffix).await
 }
 
-async fn endpoints(
-    resolver: &Resolver,
-    domain: &str,
-    suffix: &str,
-) -> Result<Vec<String>, String> {
+async fn endpoints(resolver: &Resolver, domain: &str, suffix: &str) -> Result<Vec<String>, String> {
     let (tls, plain) = (
         service_name("etcd-client", suffix, true),
         service_name("etcd-client", suffix, false),
@@ -344,7 +340,10 @@ mod tests {
         let resolver = Resolver::parse(text);
         assert_eq!(
             resolver.servers,
-            ["10.0.0.1:53".parse().unwrap(), "[fe80::1]:53".parse().unwrap()]
+            [
+                "10.0.0.1:53".parse().unwrap(),
+                "[fe80::1]:53".parse().unwrap()
+            ]
         );
         assert_eq!(resolver.timeout, Duration::from_secs(1));
         assert_eq!(resolver.attempts, 4);

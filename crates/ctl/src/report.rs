@@ -1,8 +1,8 @@
 //! The ways out: what the programs share, and etcdctl's log lines.
 
 use ferrite_cli::report::Timestamp;
-use ferrite_client::{Noticed, Observer};
 pub use ferrite_cli::report::{err, line, out};
+use ferrite_client::{Noticed, Observer};
 
 use crate::output::json::escape;
 

@@ -97,6 +97,22 @@ impl Session {
         connect(self.base.clone(), endpoints, self.user()).await
     }
 
+    /// A client for these endpoints, with a time limit of its own for each call.
+    pub async fn client_for(
+        &self,
+        endpoints: Vec<String>,
+        limit: Duration,
+    ) -> Result<Client, Failure> {
+        let config = Config {
+            call_timeout: Some(limit),
+            dial_timeout: self.base.dial_timeout.min(limit),
+            // What fails here is counted, not written down.
+            observer: Default::default(),
+            ..self.base.clone()
+        };
+        connect(config, endpoints, self.user()).await
+    }
+
     /// A client for all endpoints whose calls wait for an answer as long as it takes.
     pub async fn patient_client(&self) -> Result<Client, Failure> {
         connect(self.patient(), self.members().await?, self.user()).await

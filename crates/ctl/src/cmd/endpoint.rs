@@ -83,9 +83,7 @@ async fn check(endpoint: String, client: &Client, timeout: Duration) -> Health {
     let mut error = match read {
         Ok(_) => String::new(),
         Err(status) if is_denied(&status) => String::new(),
-        Err(status) => {
-            describe(&status)
-        }
+        Err(status) => describe(&status),
     };
     if error.is_empty() {
         let request = pb::AlarmRequest::default();

@@ -21,11 +21,7 @@ fn snapshots_say_where_and_of_which_version() {
         let saved = our(member, &["snapshot", "save", path]);
         assert_eq!(
             (saved.code, saved.stdout, &saved.stderr[..]),
-            (
-                Some(0),
-                format!("Snapshot saved at {path}\n{version}"),
-                ""
-            )
+            (Some(0), format!("Snapshot saved at {path}\n{version}"), "")
         );
         for message in ["fetching snapshot", "fetched snapshot", "saved"] {
             assert!(saved.logs.contains(&format!("\"msg\":\"{message}\"")));
@@ -62,7 +58,12 @@ fn snapshots_say_where_and_of_which_version() {
 fn a_defragmentation_that_fails_names_the_member() {
     let Some(dir) = oracle() else { return };
     let endpoint = format!("127.0.0.1:{}", free_port());
-    let args = ["--endpoints", &endpoint, "--command-timeout=200ms", "defrag"];
+    let args = [
+        "--endpoints",
+        &endpoint,
+        "--command-timeout=200ms",
+        "defrag",
+    ];
     for program in [dir.join("etcdctl"), ours()] {
         let run = run(&program, &[], &args, b"");
         assert_eq!((run.code, &run.stdout[..]), (Some(1), ""), "{run:?}");
