@@ -78,7 +78,9 @@ impl Home {
 /// Runs `docker`; what it printed.
 async fn docker(words: &[&str]) -> Result<String, String> {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-    let shown = format!("docker {}", words.join(" "));
+    let without_form = words.iter().filter(|word| !word.starts_with(['-', '{']));
+    let shown: Vec<&str> = without_form.map(String::as_str).collect();
+    let shown = format!("docker {}", shown.join(" "));
     let run = move || {
         Command::new("docker")
             .args(&words)
