@@ -291,6 +291,14 @@ impl std::fmt::Debug for Bucket {
 }
 
 impl Bucket {
+    pub(crate) fn pin(&self) -> &Pin {
+        &self.pin
+    }
+
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
+    }
+
     /// The value of `key`, copied; `None` also where a bucket has that name.
     ///
     /// # Errors

@@ -37,6 +37,11 @@ fn quote_char(out: &mut String, c: char) {
     }
 }
 
+/// Whether these bytes are text of which every character can be printed.
+pub fn is_printable(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| text.chars().all(is_print))
+}
+
 /// Letters, marks, numbers, punctuation, symbols and the ASCII space.
 fn is_print(c: char) -> bool {
     if c.is_ascii() {

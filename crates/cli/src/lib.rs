@@ -4,9 +4,12 @@
 //! the arguments as the original's parser does and writes what scripts expect to see.
 
 pub mod completion;
+pub mod examples;
 pub mod flags;
 pub mod frame;
+pub mod gaps;
 pub mod gofmt;
+pub mod progress;
 pub mod report;
 mod similar;
 

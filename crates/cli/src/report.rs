@@ -1,7 +1,7 @@
 //! The two ways out: standard output for what scripts read, standard error for people and log lines.
 
 use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a shell reports for a program that wrote to a closed pipe.
 const BROKEN_PIPE: i32 = 141;
@@ -43,7 +43,7 @@ impl Timestamp {
         Self(SystemTime::now())
     }
 
-    fn text(self, fraction: impl FnOnce(u32) -> String) -> String {
+    fn text(self, fraction: impl FnOnce(Duration) -> String) -> String {
         let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
         let seconds = since.as_secs();
         let (year, month, day) = civil(seconds / 86_400);
@@ -53,7 +53,7 @@ impl Timestamp {
             of_day / 3600,
             of_day / 60 % 60,
             of_day % 60,
-            fraction(since.subsec_millis())
+            fraction(since)
         )
     }
 
@@ -64,7 +64,12 @@ impl Timestamp {
 
     /// With milliseconds.
     pub fn millis(self) -> String {
-        self.text(|millis| format!(".{millis:03}"))
+        self.text(|since| format!(".{:03}", since.subsec_millis()))
+    }
+
+    /// With microseconds, as etcd's log lines have since 3.6.
+    pub fn micros(self) -> String {
+        self.text(|since| format!(".{:06}", since.subsec_micros()))
     }
 }
 
@@ -90,13 +95,13 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn dates() {
         let at = |millis| Timestamp(UNIX_EPOCH + Duration::from_millis(millis));
         assert_eq!(at(0).millis(), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_400_123).millis(), "2000-02-29T00:00:00.123Z");
+        assert_eq!(at(951_782_400_123).micros(), "2000-02-29T00:00:00.123000Z");
         assert_eq!(at(1_795_363_161_999).seconds(), "2026-11-22T15:59:21Z");
     }
 }

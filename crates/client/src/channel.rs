@@ -30,8 +30,9 @@ use tower_service::Service;
 use crate::config::Config;
 use crate::dial;
 use crate::endpoint::Endpoint;
-use crate::error::{ConfigError, local_deadline};
+use crate::error::{ConfigError, describe, local_deadline};
 use crate::method::{self, Flow, Method};
+use crate::observer::Noticed;
 
 /// The first pause once every endpoint has been tried in vain; it doubles.
 const BACKOFF_MIN: Duration = Duration::from_millis(25);
@@ -199,6 +200,10 @@ impl Slot {
             return Ok(sender);
         }
         let result = dial::dial(&self.endpoint, config).await;
+        if let Err(error) = &result {
+            let error = error.clone();
+            config.observer.tell(|| Noticed::Dial { error });
+        }
         let mut state = self.lock();
         match &result {
             Ok(sender) => {
@@ -320,19 +325,27 @@ impl Shared {
                 self.config.max_send_bytes
             )));
         }
-        let mut last = None;
-        let work = self.repeat(method, &parts, body, deadline, &mut last);
+        let (mut last, mut attempts) = (None, 0);
+        let work = self.repeat(method, &parts, body, deadline, &mut last, &mut attempts);
         let result = match deadline {
             None => work.await,
             Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
                 Ok(result) => result,
-                Err(_) => return Err(local_deadline(last)),
+                Err(_) => {
+                    let why = last
+                        .clone()
+                        .unwrap_or_else(|| "no answer in time".to_owned());
+                    let why = format!("rpc error: code = DeadlineExceeded desc = {why}");
+                    self.tell(&parts, attempts, &why);
+                    return Err(local_deadline(last));
+                }
             },
         };
         if let Err(status) = &result
             && status.code() == Code::DeadlineExceeded
             && deadline.is_some_and(|d| Instant::now() + DEADLINE_SLACK >= d)
         {
+            self.tell(&parts, attempts, &describe(status));
             return Err(local_deadline(Some(status.message().to_owned())));
         }
         result
@@ -346,6 +359,7 @@ impl Shared {
         body: Bytes,
         deadline: Option<Instant>,
         last: &mut Option<String>,
+        attempts: &mut u32,
     ) -> Result<Response<Body>, Status> {
         let mut excluded = vec![false; self.slots.len()];
         let mut backoff = BACKOFF_MIN;
@@ -366,6 +380,9 @@ impl Shared {
                         Attempt::Done(response) => return Ok(response),
                         Attempt::Failed(status) => return Err(status),
                         Attempt::Again(why) => {
+                            let told = format!("rpc error: code = Unavailable desc = {why}");
+                            self.tell(parts, *attempts, &told);
+                            *attempts += 1;
                             *last = Some(why);
                             excluded[index] = true;
                         }
@@ -376,6 +393,8 @@ impl Shared {
                             if logins > 0 {
                                 tokio::time::sleep(backoff).await;
                             }
+                            self.tell(parts, *attempts, &describe(&status));
+                            *attempts += 1;
                             logins += 1;
                             *last = Some(status.message().to_owned());
                             self.log_in().await?;
@@ -396,6 +415,16 @@ impl Shared {
                 excluded.fill(false);
             }
         }
+    }
+
+    /// Tells whoever observes that an attempt failed.
+    fn tell(&self, parts: &Parts, attempt: u32, error: &str) {
+        self.config.observer.tell(|| Noticed::Attempt {
+            target: self.config.endpoints.first().cloned().unwrap_or_default(),
+            method: parts.uri.path().to_owned(),
+            attempt,
+            error: error.to_owned(),
+        });
     }
 
     async fn open_stream(

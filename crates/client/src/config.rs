@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ferrite_tls::ClientTls;
 
+use crate::observer::Observer;
+
 /// Settings of a [`crate::Client`].
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -32,6 +34,8 @@ pub struct Config {
     /// How to encrypt connections. Spoken to `https://` and `unixs://` always (with the system's
     /// authorities where this is `None`), to `http://` never, to others if it is set.
     pub tls: Option<Arc<ClientTls>>,
+    /// Who is told of what goes wrong underneath calls.
+    pub observer: Observer,
 }
 
 impl Config {
@@ -52,6 +56,7 @@ impl Config {
             require_leader: false,
             token: None,
             tls: None,
+            observer: Observer::default(),
         }
     }
 }

@@ -102,10 +102,12 @@ impl Endpoint {
         match &self.address {
             Address::Tcp(authority) => {
                 let host = authority.host();
-                host.strip_prefix('[')
+                let host = host
+                    .strip_prefix('[')
                     .and_then(|host| host.strip_suffix(']'))
-                    .unwrap_or(host)
-                    .to_owned()
+                    .unwrap_or(host);
+                // A name out of DNS ends with a dot, those in certificates do not.
+                host.strip_suffix('.').unwrap_or(host).to_owned()
             }
             Address::Unix(path) => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -168,6 +170,7 @@ mod tests {
         for (text, wanted) in [
             ("https://etcd-00:2379", "etcd-00"),
             ("https://[::1]:2379", "::1"),
+            ("https://etcd-00.example.:2379", "etcd-00.example"),
             ("10.0.0.1:2379", "10.0.0.1"),
             ("unixs:///run/localhost:2379", "localhost"),
             ("unixs:rel.sock", "rel.sock"),

@@ -19,6 +19,8 @@ mod dial;
 mod endpoint;
 mod error;
 mod method;
+mod observer;
+pub mod srv;
 mod watcher;
 
 pub use channel::Channel;
@@ -29,6 +31,7 @@ pub use error::{
 };
 pub use ferrite_proto::etcdserverpb as pb;
 pub use ferrite_tls as tls;
+pub use observer::{Noticed, Observer};
 pub use tonic::{Code, Status, Streaming};
 pub use watcher::{WatchEvent, Watcher};
 

@@ -98,6 +98,8 @@ pub enum Action {
     CheckPerf,
     CheckDatascale,
     MakeMirror,
+    Top,
+    Drill,
     Completion,
 }
 
@@ -355,7 +357,7 @@ static PERF: [Flag; 5] = {
 static DATASCALE: [Flag; 4] = load_flags("/etcdctl-check-datascale/");
 
 /// All commands.
-pub static COMMANDS: [Command; 25] = [
+pub static COMMANDS: [Command; 27] = [
     leaf(
         "get",
         KeyValue,
@@ -553,7 +555,7 @@ pub static COMMANDS: [Command; 25] = [
             &WATCH,
             Action::Watch,
         ),
-        "A command after -- runs for each event, with ETCD_WATCH_REVISION, ETCD_WATCH_EVENT_TYPE,\nETCD_WATCH_KEY and ETCD_WATCH_VALUE set (the last three in quotes). The key and the end of the\nrange can also come from ETCDCTL_WATCH_KEY and ETCDCTL_WATCH_RANGE_END.\n\nWith -i each line of standard input is a watch of its own, or \"progress\":\n  watch [options] <key or prefix> [range_end] [--] [exec-command arg1 arg2 ...]\n\nExamples:\n  etcdctl watch foo\n  etcdctl watch --prefix foo --rev 7 --prev-kv\n  etcdctl watch foo -- sh -c 'echo $ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_VALUE'",
+        "A command after -- runs for each event, with ETCD_WATCH_REVISION, ETCD_WATCH_EVENT_TYPE,\nETCD_WATCH_KEY and ETCD_WATCH_VALUE set (the last three in quotes). The key and the end of the\nrange can also come from ETCDCTL_WATCH_KEY and ETCDCTL_WATCH_RANGE_END.\n\nWith -i each line of standard input is a watch of its own, or \"progress\":\n  watch [options] <key or prefix> [range_end] [--] [exec-command arg1 arg2 ...]",
     ),
     leaf(
         "version",
@@ -752,7 +754,7 @@ pub static COMMANDS: [Command; 25] = [
             ],
             Action::MakeMirror,
         ),
-        "Every 30 seconds it prints how many keys have been written. A destination that is away is\nwaited for. Leases are not copied.\n\nExample:\n  etcdctl --endpoints source:2379 make-mirror --prefix app/ destination:2379",
+        "Every 30 seconds it prints how many keys have been written. A destination that is away is\nwaited for. Leases are not copied.",
     ),
     with_more(
         leaf(
@@ -768,7 +770,7 @@ pub static COMMANDS: [Command; 25] = [
             )],
             Action::Lock,
         ),
-        "The command finds ETCD_LOCK_KEY and ETCD_LOCK_REV set; its exit code is etcdctl's.\n\nExample:\n  etcdctl lock backup -- sh -c 'tar czf /backup/app.tgz /srv/app'",
+        "The command finds ETCD_LOCK_KEY and ETCD_LOCK_REV set; its exit code is etcdctl's.",
     ),
     leaf(
         "elect",
@@ -987,14 +989,88 @@ pub static COMMANDS: [Command; 25] = [
     ),
     with_more(
         leaf(
-            "completion",
+            "top",
             Utility,
-            "[bash|zsh|fish|powershell]",
-            "Prints a completion script for a shell",
-            &[],
-            Action::Completion,
+            "[options]",
+            "Shows the members live: who leads, rates, delays, sizes, and what is wrong",
+            &[
+                flag(
+                    "cluster",
+                    Bool,
+                    "true",
+                    "ask every member of the cluster; false asks the endpoints given",
+                ),
+                flag("interval", Duration, "2s", "how often to look"),
+                switch(
+                    "once",
+                    "print one look and end; rates are those of one interval",
+                ),
+            ],
+            Action::Top,
         ),
-        "Examples:\n  source <(etcdctl completion bash)\n  etcdctl completion zsh > \"${fpath[1]}/_etcdctl\"\n  etcdctl completion fish > ~/.config/fish/completions/etcdctl.fish\n  etcdctl completion powershell | Out-String | Invoke-Expression",
+        "READ is how long a read through the quorum took just now. REQ/S, FSYNC P99 and MEMORY come from a\nmember's /metrics, where those can be had without TLS. Without a terminal every look is printed;\n-w json prints an object for each.",
+    ),
+    with_more(
+        leaf(
+            "drill",
+            Utility,
+            "--local|--pids <pid,...>|--containers <name,...> [options]",
+            "Stops and kills members, and says for how long writes and reads were refused",
+            &[
+                switch(
+                    "local",
+                    "the members are processes of this machine, found by their names and URLs",
+                ),
+                flag(
+                    "pids",
+                    List,
+                    "",
+                    "the members are these processes of this machine",
+                ),
+                flag(
+                    "containers",
+                    List,
+                    "",
+                    "the members are these containers of Docker",
+                ),
+                flag(
+                    "steps",
+                    List,
+                    "follower-stop,leader-stop,follower-kill,leader-kill",
+                    "what to do, in this order",
+                ),
+                flag(
+                    "away",
+                    Duration,
+                    "2s",
+                    "how long a member stays away at least",
+                ),
+                flag(
+                    "max-refused",
+                    Duration,
+                    "0s",
+                    "fail if writes are refused for longer in a step; 0 only says how long",
+                ),
+                flag(
+                    "prefix",
+                    Text,
+                    "etcdctl-drill/",
+                    "what the keys that it writes begin with",
+                ),
+                switch("keep", "leave those keys there"),
+                switch("yes", "do not ask before anything is stopped"),
+            ],
+            Action::Drill,
+        ),
+        "Members are told to end (SIGTERM, docker stop) or killed, one at a time, and started again as they were\nstarted before. Meanwhile writes and reads go on, fifty of each a second, through all members. At the end\nevery acknowledged write is looked for on every member. The exit code is 1 if one is lost.",
+    ),
+    leaf(
+        "completion",
+        Utility,
+        "[bash|zsh|fish|powershell]",
+        "Prints a completion script for a shell",
+        &[],
+        Action::Completion,
     ),
     parent(
         "downgrade",

@@ -51,7 +51,6 @@ impl Failure {
 
 impl From<ferrite_client::Status> for Failure {
     fn from(status: ferrite_client::Status) -> Self {
-        crate::report::last_failure(&status);
         Self::new(ERROR, ferrite_client::describe(&status))
     }
 }

@@ -1,7 +1,8 @@
 //! Help texts, made from the table of commands.
 
 use crate::commands::{COMMANDS, Command, GLOBAL, Group};
-use ferrite_cli::flags;
+use crate::examples::EXAMPLES;
+use ferrite_cli::{examples, flags};
 
 const POINTER: &str = "Use \"etcdctl options\" for a list of global command-line options (applies to all commands).\n";
 
@@ -39,6 +40,8 @@ pub fn command(path: &[&'static Command]) -> String {
         let children: Vec<_> = command.children.iter().collect();
         list(&mut text, &children);
     }
+    let words: Vec<&str> = path.iter().map(|c| c.name).collect();
+    text.push_str(&examples::render(examples::of(EXAMPLES, &words.join(" "))));
     let own: Vec<_> = command
         .flags
         .iter()

@@ -10,10 +10,12 @@ mod commands;
 mod concurrency;
 mod diagnosis;
 mod env;
+mod examples;
 mod exit;
 
 use ferrite_cli::gofmt;
 mod help;
+mod metrics;
 mod output;
 mod prompt;
 mod report;
@@ -191,8 +193,8 @@ async fn dispatch(
     words: &cmd::Words,
 ) -> Result<(), Failure> {
     use cmd::{
-        auth, check, completion, downgrade, elect, endpoint, kv, lease, lock, maintenance, member,
-        mirror, role, txn, user, watch,
+        auth, check, completion, downgrade, drill, elect, endpoint, kv, lease, lock, maintenance,
+        member, mirror, role, top, txn, user, watch,
     };
     let open = |mut values: Values| {
         env::apply(&mut values, &found.inherited(), std::env::vars_os())?;
@@ -374,6 +376,14 @@ async fn dispatch(
         Action::MakeMirror => {
             let plan = mirror::plan(&values, words)?;
             mirror::run(&open(values)?, plan).await
+        }
+        Action::Top => {
+            let plan = top::plan(&values, words)?;
+            top::run(&open(values)?, plan).await
+        }
+        Action::Drill => {
+            let plan = drill::plan(&values, words)?;
+            drill::run(&open(values)?, plan).await
         }
         Action::Completion => completion::print(words),
         Action::Help | Action::HelpTopic | Action::Options | Action::Version => Ok(()),

@@ -46,6 +46,15 @@ impl Drop for Hidden {
     }
 }
 
+/// Asks a question, the answer to which may be seen.
+///
+/// # Errors
+/// Standard input cannot be read.
+pub fn answer(question: &str) -> io::Result<String> {
+    report::out(question.as_bytes());
+    line(&mut io::stdin().lock(), false)
+}
+
 /// Asks for a line.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use ferrite_cli::report::Timestamp;
 pub use ferrite_cli::report::{err, line, out};
+use ferrite_client::{Noticed, Observer};
 
 use crate::output::json::escape;
 
@@ -10,7 +11,7 @@ pub fn log(level: &str, message: &str, fields: &[(&str, &str)]) {
     let mut text = format!(
         "{{\"level\":{},\"ts\":\"{}\",\"msg\":{}",
         escape(level),
-        Timestamp::now().millis(),
+        Timestamp::now().micros(),
         escape(message)
     );
     for (name, value) in fields {
@@ -20,13 +21,48 @@ pub fn log(level: &str, message: &str, fields: &[(&str, &str)]) {
     err(&text);
 }
 
-/// Says what went wrong underneath when a call ran out of time.
-pub fn last_failure(status: &ferrite_client::Status) {
-    if let Some(last) = ferrite_client::last_failure(status) {
-        log(
-            "warn",
-            "the call did not succeed in time",
-            &[("last-failure", &last)],
-        );
+/// How much the client says of what goes wrong underneath a call: `ETCD_CLIENT_DEBUG`.
+const CLIENT_LOG: &str = "ETCD_CLIENT_DEBUG";
+
+/// Whom the client tells of failed attempts: standard error, as far as the variable lets it.
+pub fn observer() -> Observer {
+    let wanted = std::env::var(CLIENT_LOG).unwrap_or_default();
+    let loud = !wanted.is_empty();
+    let quiet = match wanted.to_lowercase().as_str() {
+        "" | "true" | "debug" | "info" | "warn" => false,
+        "error" | "dpanic" | "panic" | "fatal" => true,
+        _ => {
+            err(&format!(
+                "Invalid value for environment variable '{CLIENT_LOG}'. Using default level: 'info'"
+            ));
+            false
+        }
+    };
+    if quiet {
+        return Observer::default();
     }
+    Observer::new(move |what| match what {
+        Noticed::Dial { error } if loud => log(
+            "warn",
+            "cannot connect",
+            &[("logger", "etcd-client"), ("error", error)],
+        ),
+        Noticed::Dial { .. } => {}
+        Noticed::Attempt {
+            target,
+            method,
+            attempt,
+            error,
+        } => log(
+            "warn",
+            "retrying of unary invoker failed",
+            &[
+                ("logger", "etcd-client"),
+                ("target", target),
+                ("method", method),
+                ("attempt", &attempt.to_string()),
+                ("error", error),
+            ],
+        ),
+    })
 }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrite_client::tls::{ClientTls, TlsInfo};
-use ferrite_client::{Client, Config, describe};
+use ferrite_client::{Client, Config, describe, srv};
+use tokio::sync::OnceCell;
 
 use crate::exit::{self, Failure};
 use crate::output::{Form, Printer};
 use crate::prompt;
 use crate::report;
 use ferrite_cli::flags::Values;
+use ferrite_cli::gofmt;
 
 /// What a running command works with.
 pub struct Session {
@@ -20,6 +22,7 @@ pub struct Session {
     pub printer: Printer,
     /// `--endpoints`, as given.
     pub endpoints: Vec<String>,
+    discovered: OnceCell<Vec<String>>,
     credentials: Option<(String, String)>,
     base: Config,
 }
@@ -30,14 +33,10 @@ impl Session {
         if values.bool("debug") {
             show_settings(&values);
         }
-        if !values.text("discovery-srv").is_empty() {
-            return Err(Failure::args(
-                "--discovery-srv is not supported by this release of Ferrite; give the addresses with --endpoints",
-            ));
-        }
         let endpoints = values.list("endpoints");
         let mut base = Config::new(Vec::<String>::new());
         base.tls = tls(&values)?;
+        base.observer = report::observer();
         base.dial_timeout = values.duration("dial-timeout");
         base.call_timeout = Some(values.duration("command-timeout"));
         base.keepalive_time = values.duration("keepalive-time");
@@ -66,6 +65,7 @@ impl Session {
             values,
             printer,
             endpoints,
+            discovered: OnceCell::new(),
             credentials,
             base,
         })
@@ -76,13 +76,19 @@ impl Session {
         self.values.duration("command-timeout")
     }
 
-    fn all(&self) -> Vec<String> {
-        self.endpoints.iter().map(|e| e.trim().to_owned()).collect()
+    /// The members to talk to: those that `--discovery-srv` finds, or else `--endpoints`.
+    pub async fn members(&self) -> Result<Vec<String>, Failure> {
+        let found = self.discovered.get_or_try_init(|| discover(&self.values));
+        let found = found.await?;
+        if found.is_empty() {
+            return Ok(self.endpoints.iter().map(|e| e.trim().to_owned()).collect());
+        }
+        Ok(found.clone())
     }
 
     /// A client for all endpoints.
     pub async fn client(&self) -> Result<Client, Failure> {
-        connect(self.base.clone(), self.all(), self.user()).await
+        connect(self.base.clone(), self.members().await?, self.user()).await
     }
 
     /// A client for one endpoint.
@@ -91,9 +97,25 @@ impl Session {
         connect(self.base.clone(), endpoints, self.user()).await
     }
 
+    /// A client for these endpoints, with a time limit of its own for each call.
+    pub async fn client_for(
+        &self,
+        endpoints: Vec<String>,
+        limit: Duration,
+    ) -> Result<Client, Failure> {
+        let config = Config {
+            call_timeout: Some(limit),
+            dial_timeout: self.base.dial_timeout.min(limit),
+            // What fails here is counted, not written down.
+            observer: Default::default(),
+            ..self.base.clone()
+        };
+        connect(config, endpoints, self.user()).await
+    }
+
     /// A client for all endpoints whose calls wait for an answer as long as it takes.
     pub async fn patient_client(&self) -> Result<Client, Failure> {
-        connect(self.patient(), self.all(), self.user()).await
+        connect(self.patient(), self.members().await?, self.user()).await
     }
 
     /// A patient client for the cluster that `make-mirror` writes to, with the `--dest-…` flags.
@@ -127,6 +149,30 @@ impl Session {
     }
 }
 
+/// Asks DNS for the members, if `--discovery-srv` says so.
+async fn discover(values: &Values) -> Result<Vec<String>, Failure> {
+    let domain = values.text("discovery-srv");
+    if domain.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut found = srv::client_endpoints(&domain, &values.text("discovery-srv-name"))
+        .await
+        .map_err(|error| Failure::new(exit::ERROR, error))?;
+    if !values.bool("insecure-discovery") {
+        found.retain(|endpoint| {
+            let secure = !endpoint.starts_with("http://");
+            if !secure {
+                report::err(&format!(
+                    "ignoring discovered insecure endpoint {}",
+                    gofmt::quote(endpoint.as_bytes())
+                ));
+            }
+            secure
+        });
+    }
+    Ok(found)
+}
+
 async fn connect(
     mut config: Config,
     endpoints: Vec<String>,
@@ -139,7 +185,6 @@ async fn connect(
         match tokio::time::timeout(dial_timeout, client.login(name, password)).await {
             Ok(Ok(())) => {}
             Ok(Err(status)) => {
-                report::last_failure(&status);
                 return Err(Failure::new(exit::BAD_CONNECTION, describe(&status)));
             }
             Err(_) => {
@@ -167,6 +212,12 @@ fn tls(values: &Values) -> Result<Option<Arc<ClientTls>>, Failure> {
         key_file: values.text("key"),
         trusted_ca_file: values.text("cacert"),
         insecure_skip_verify: values.bool("insecure-skip-tls-verify"),
+        // Hosts that DNS names unproved must have a certificate for the domain that was asked for.
+        server_name: if values.bool("insecure-discovery") {
+            String::new()
+        } else {
+            values.text("discovery-srv")
+        },
         ..TlsInfo::default()
     };
     encryption(&info, values.bool("insecure-transport"))

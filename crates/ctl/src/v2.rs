@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrite_client::tls::{ClientTls, TlsInfo};
-use ferrite_client::{Client, Config, describe, pb};
+use ferrite_client::{Client, Config, describe, pb, srv};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -50,7 +50,8 @@ Global options
   --total-timeout value   time limit of the command (default 5s)
   --username, -u value    user:password to authenticate with
   --output, -o value      accepted; the output is always the simple one
-  --no-sync, --debug, --discovery-srv, -D, --insecure-discovery   accepted
+  --discovery-srv, -D     domain whose SRV records name the members
+  --no-sync, --debug, --insecure-discovery   accepted
   --cert-file value       file with this client's TLS certificate
   --key-file value        file with the key of that certificate
   --ca-file value         file with the authorities that servers' certificates are checked against
@@ -60,6 +61,8 @@ Global options
 /// The global flags.
 struct Options {
     endpoints: Vec<String>,
+    /// A domain whose SRV records name the endpoints; then those above are not used.
+    discovery: Option<String>,
     timeout: Duration,
     total_timeout: Duration,
     username: Option<String>,
@@ -215,12 +218,6 @@ fn parse(arguments: &[String]) -> Result<Start, Failure> {
             )
         }),
     };
-    if value("discovery-srv").is_some() {
-        return Err(Failure::new(
-            exit::ERROR,
-            "--discovery-srv is not supported by this release of Ferrite; give the addresses with --endpoints",
-        ));
-    }
     let environment = || {
         ["ETCDCTL_ENDPOINTS", "ETCDCTL_ENDPOINT", "ETCDCTL_PEERS"]
             .iter()
@@ -243,6 +240,7 @@ fn parse(arguments: &[String]) -> Result<Start, Failure> {
             .filter(|e| !e.is_empty())
             .map(str::to_owned)
             .collect(),
+        discovery: value("discovery-srv"),
         timeout: limit("timeout", Duration::from_secs(2))?,
         total_timeout: limit("total-timeout", Duration::from_secs(5))?,
         username: value("username"),
@@ -270,8 +268,14 @@ fn tls(cert: &str, key: &str, authorities: &str) -> Result<Option<Arc<ClientTls>
 
 /// The first member that answers at all. A stopped or a hanging one delays nobody.
 async fn connect(options: &Options) -> Result<Client, Failure> {
+    let endpoints = match &options.discovery {
+        None => options.endpoints.clone(),
+        Some(domain) => srv::client_endpoints(domain, "")
+            .await
+            .map_err(|error| Failure::new(exit::ERROR, error))?,
+    };
     let mut attempts = JoinSet::new();
-    for (index, endpoint) in options.endpoints.iter().enumerate() {
+    for (index, endpoint) in endpoints.iter().enumerate() {
         let mut config = Config::new([endpoint.clone()]);
         config.dial_timeout = options.timeout;
         config.call_timeout = Some(options.total_timeout);

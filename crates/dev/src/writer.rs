@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ferrite_cli::gaps;
+
 use crate::bed::Bed;
 use crate::error::{Error, Result};
 use crate::{run, sys};
@@ -156,31 +158,12 @@ impl Drop for Writer {
 impl Told {
     /// The longest time without an acknowledgement that ended after `mark`.
     pub fn refused_for(&self, mark: Instant) -> Duration {
-        let ends = self.acks.iter().map(|ack| ack.at).chain([self.span.1]);
-        let mut last = self.span.0;
-        let mut longest = Duration::ZERO;
-        for at in ends {
-            if at >= mark {
-                longest = longest.max(at.saturating_duration_since(last));
-            }
-            last = last.max(at);
-        }
-        longest
+        gaps::refused_for(self.acks.iter().map(|ack| ack.at), self.span, mark)
     }
 
     /// The longest time without an acknowledgement before `mark`: what the measure itself costs.
     pub fn usual_gap(&self, mark: Instant) -> Duration {
-        let times: Vec<Instant> = self
-            .acks
-            .iter()
-            .map(|ack| ack.at)
-            .filter(|at| *at < mark)
-            .collect();
-        times
-            .windows(2)
-            .map(|pair| pair[1] - pair[0])
-            .max()
-            .unwrap_or_default()
+        gaps::usual_gap(self.acks.iter().map(|ack| ack.at), mark)
     }
 }
 
@@ -284,52 +267,4 @@ fn take_answers(
             }
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn told(start: Instant, at_ms: &[u64], end_ms: u64) -> Told {
-        let moment = |ms| start + Duration::from_millis(ms);
-        let acks = at_ms
-            .iter()
-            .map(|&ms| Ack {
-                key: ms.to_string(),
-                value: String::new(),
-                begun: moment(ms),
-                at: moment(ms),
-            })
-            .collect();
-        Told {
-            acks,
-            refused: 0,
-            span: (start, moment(end_ms)),
-        }
-    }
-
-    #[test]
-    fn the_gap_counts_from_the_last_acknowledgement_before_the_mark() {
-        let start = Instant::now();
-        let told = told(start, &[50, 100, 150, 900, 950], 1000);
-        let mark = start + Duration::from_millis(160);
-        assert_eq!(told.refused_for(mark), Duration::from_millis(750));
-        assert_eq!(told.usual_gap(mark), Duration::from_millis(50));
-        let late = start + Duration::from_millis(920);
-        assert_eq!(told.refused_for(late), Duration::from_millis(50));
-    }
-
-    #[test]
-    fn writes_that_never_resume_count_to_the_end() {
-        let start = Instant::now();
-        let mark = start + Duration::from_millis(60);
-        assert_eq!(
-            told(start, &[50], 5000).refused_for(mark),
-            Duration::from_millis(4950)
-        );
-        assert_eq!(
-            told(start, &[], 5000).refused_for(mark),
-            Duration::from_millis(5000)
-        );
-    }
 }

@@ -23,6 +23,18 @@ pub enum Action {
     SnapshotRestore,
     /// Describes a snapshot.
     SnapshotStatus,
+    /// Examines a database file.
+    BboltCheck,
+    /// Counts pages and keys.
+    BboltStats,
+    /// Lists buckets.
+    BboltBuckets,
+    /// Lists the keys of a bucket.
+    BboltKeys,
+    /// Prints a value.
+    BboltGet,
+    /// Prints pages.
+    BboltPage,
 }
 
 /// One command.
@@ -194,8 +206,85 @@ static SNAPSHOT: [Command; 2] = [
     ),
 ];
 
+const FORMAT_HELP: &str = "how bytes are shown (auto, ascii-encoded, hex, bytes, redacted)";
+
+static BBOLT_KEYS: [Flag; 1] = [Flag {
+    short: Some('f'),
+    ..flag("format", Kind::Text, "auto", FORMAT_HELP)
+}];
+
+static BBOLT_GET: [Flag; 2] = [
+    flag("format", Kind::Text, "auto", FORMAT_HELP),
+    flag(
+        "parse-format",
+        Kind::Text,
+        "ascii-encoded",
+        "how the key is written (ascii-encoded, hex)",
+    ),
+];
+
+static BBOLT_PAGE: [Flag; 2] = [
+    flag("all", Kind::Bool, "false", "print every page"),
+    flag("format-value", Kind::Text, "auto", FORMAT_HELP),
+];
+
+static BBOLT: [Command; 6] = [
+    leaf(
+        "buckets",
+        "<bbolt-file>",
+        "Lists the buckets of a database file",
+        &[],
+        Action::BboltBuckets,
+    ),
+    leaf(
+        "check",
+        "<bbolt-file>",
+        "Examines every page of a database file, and the list of free ones",
+        &[],
+        Action::BboltCheck,
+    ),
+    leaf(
+        "get",
+        "<bbolt-file> [bucket...] <key>",
+        "Prints the value of a key in a bucket",
+        &BBOLT_GET,
+        Action::BboltGet,
+    ),
+    leaf(
+        "keys",
+        "<bbolt-file> <buckets>",
+        "Lists the keys of a bucket",
+        &BBOLT_KEYS,
+        Action::BboltKeys,
+    ),
+    leaf(
+        "page",
+        "<bbolt-file> [pageid...]",
+        "Prints pages for people to read",
+        &BBOLT_PAGE,
+        Action::BboltPage,
+    ),
+    leaf(
+        "stats",
+        "<bbolt-file> [prefix of buckets]",
+        "Counts pages, keys and bytes in use",
+        &[],
+        Action::BboltStats,
+    ),
+];
+
 /// The commands at the top.
-pub static COMMANDS: [Command; 7] = [
+pub static COMMANDS: [Command; 8] = [
+    Command {
+        children: &BBOLT,
+        ..leaf(
+            "bbolt",
+            "<subcommand>",
+            "Looks into a database file, as bbolt's own tool does",
+            &[],
+            Action::Group,
+        )
+    },
     leaf(
         "completion",
         "[bash|zsh|fish|powershell]",

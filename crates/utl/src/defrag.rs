@@ -4,6 +4,7 @@
 //! point leaves one of the two, whole. The old file's lock is held all the while, the new file's from its
 //! first byte on.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ferrite_bolt::{Bucket, BucketMut, Db, Error as BoltError, Options, ReadTx};
 use ferrite_cli::gofmt;
+use ferrite_cli::progress::{Progress, Unit};
 
 use crate::error::Error;
 use crate::file;
@@ -121,11 +123,13 @@ fn fill(old: &Db, path: &Path, temporary: &Path) -> Result<Db, Error> {
     };
     let new = Db::open(temporary, options).map_err(&new_error)?;
     let tx = old.begin_read().map_err(Error::database(path))?;
+    let progress = Progress::new("defragmenting", Unit::Bytes, Some(old.in_use_bytes()));
     Copy {
         from: &tx,
         to: &new,
         old_path: path,
         new_path: temporary,
+        progress: RefCell::new(progress),
     }
     .run()?;
     let problems = new.check().map_err(&new_error)?;
@@ -146,6 +150,7 @@ struct Copy<'a> {
     to: &'a Db,
     old_path: &'a Path,
     new_path: &'a Path,
+    progress: RefCell<Progress>,
 }
 
 impl Copy<'_> {
@@ -165,6 +170,8 @@ impl Copy<'_> {
         let mut from = Vec::new();
         loop {
             let (batch, next) = take(bucket, &from).map_err(&damage)?;
+            let bytes: usize = batch.iter().map(|(k, v)| k.len() + v.len()).sum();
+            self.progress.borrow_mut().add(bytes as u64);
             self.write(at, bucket.sequence(), &batch)
                 .map_err(Error::database(self.new_path))?;
             match next {

@@ -1,8 +1,10 @@
 //! Help texts, made from the table of commands.
 
+use ferrite_cli::examples;
 use ferrite_cli::flags::{self, Flag};
 
 use crate::commands::{COMMANDS, Command, GLOBAL};
+use crate::examples::EXAMPLES;
 
 /// The page of the program, or of the last command of `path`.
 pub fn page(path: &[&'static Command]) -> String {
@@ -30,6 +32,8 @@ pub fn page(path: &[&'static Command]) -> String {
             text.push_str(&format!("  {:width$}  {}\n", child.name, child.help));
         }
     }
+    let words: Vec<&str> = path.iter().map(|c| c.name).collect();
+    text.push_str(&examples::render(examples::of(EXAMPLES, &words.join(" "))));
     let own: Vec<&Flag> = path.last().map_or(&[][..], |c| c.flags).iter().collect();
     if !own.is_empty() {
         text.push_str(&format!("\nFlags:\n{}", flags::help(&own)));

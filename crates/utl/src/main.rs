@@ -4,10 +4,12 @@
 //! the flags, lets the module named like the command do the work, and turns a [`Failure`] into a line on
 //! standard error and a code. Nothing here talks to a server; a file that a server uses is refused.
 
+mod bbolt;
 mod commands;
 mod completion;
 mod defrag;
 mod error;
+mod examples;
 mod file;
 mod hashkv;
 mod help;
@@ -170,6 +172,60 @@ fn dispatch(
             printer::status(form, &status::status(&path, timeout)?)
         }
         Action::SnapshotRestore => Ok(restore_of(values, words)?.run()?),
+        Action::BboltCheck
+        | Action::BboltStats
+        | Action::BboltBuckets
+        | Action::BboltKeys
+        | Action::BboltGet
+        | Action::BboltPage => bbolt_of(command.action, path, values, words),
+    }
+}
+
+/// `bbolt …`: the file first, then what to look at in it.
+fn bbolt_of(
+    action: Action,
+    path: &[&'static Command],
+    values: &Values,
+    mut words: Vec<Vec<u8>>,
+) -> Result<(), Failure> {
+    let (least, most) = match action {
+        Action::BboltKeys => (2, usize::MAX),
+        Action::BboltGet => (3, usize::MAX),
+        Action::BboltPage => (1, usize::MAX),
+        Action::BboltStats => (1, 2),
+        _ => (1, 1),
+    };
+    let given = words.len();
+    if !(least..=most).contains(&given) {
+        let message = match (least, most) {
+            (least, usize::MAX) => {
+                format!("requires at least {least} arg(s), only received {given}")
+            }
+            (least, most) if least == most => format!("accepts {least} arg(s), received {given}"),
+            (least, most) => format!("accepts between {least} and {most} arg(s), received {given}"),
+        };
+        return Err(bad_flag(path, message, None));
+    }
+    let rest = words.split_off(1);
+    let file = only(words).ok_or_else(|| Failure::new(ERROR, "path required"))?;
+    let source = bbolt::Source {
+        path: file,
+        timeout: values.duration("timeout"),
+    };
+    let format = |flag: &str| bbolt::Format::parse(&values.text(flag));
+    match action {
+        Action::BboltCheck => source.check(),
+        Action::BboltStats => source.stats(rest.first().map_or(b"", |prefix| prefix)),
+        Action::BboltBuckets => source.buckets(),
+        Action::BboltKeys => source.keys(&rest, format("format")?),
+        Action::BboltGet => {
+            let Some((key, buckets)) = rest.split_last() else {
+                return Err(Failure::new(ERROR, "key required"));
+            };
+            let key = bbolt::parse_key(key, &values.text("parse-format"))?;
+            source.get(buckets, &key, format("format")?)
+        }
+        _ => source.pages(&rest, values.bool("all"), format("format-value")?),
     }
 }
 

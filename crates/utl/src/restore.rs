@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ferrite_bolt::{Db, WriteTx};
+use ferrite_cli::progress::{Progress, Unit};
 use ferrite_membership::bootstrap::{BOOTSTRAP_TERM, conf_change_for_bootstrap};
 use ferrite_membership::initial::{check_url, same_urls, verify_bootstrap};
 use ferrite_membership::{Cluster, bucket, parse_initial_cluster, v2store};
@@ -240,6 +241,7 @@ impl Restore {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; COPY_BYTES];
         let mut left = body;
+        let mut progress = Progress::new("copying", Unit::Bytes, Some(body));
         while left > 0 {
             let part = left.min(COPY_BYTES as u64) as usize;
             let chunk = &mut buffer[..part];
@@ -249,7 +251,9 @@ impl Restore {
             }
             target.write_all(chunk).map_err(Error::io("write", to))?;
             left -= part as u64;
+            progress.set(body - left);
         }
+        drop(progress);
         target.sync_all().map_err(Error::io("sync", to))?;
         if hashed && !self.skip_hash_check {
             let mut expected = [0; HASH_BYTES as usize];

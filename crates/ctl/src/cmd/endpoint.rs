@@ -24,7 +24,6 @@ pub async fn endpoints(session: &Session) -> Result<Vec<String>, Failure> {
         .member_list(request)
         .await
         .map_err(|status| {
-            report::last_failure(&status);
             Failure::new(
                 exit::ERROR,
                 format!(
@@ -84,10 +83,7 @@ async fn check(endpoint: String, client: &Client, timeout: Duration) -> Health {
     let mut error = match read {
         Ok(_) => String::new(),
         Err(status) if is_denied(&status) => String::new(),
-        Err(status) => {
-            report::last_failure(&status);
-            describe(&status)
-        }
+        Err(status) => describe(&status),
     };
     if error.is_empty() {
         let request = pb::AlarmRequest::default();
@@ -135,7 +131,6 @@ pub async fn status(session: &Session) -> Result<(), Failure> {
             }),
             Err(status) => {
                 failed = true;
-                report::last_failure(&status);
                 report::err(&format!(
                     "Failed to get the status of endpoint {endpoint} ({})",
                     describe(&status)
@@ -170,7 +165,6 @@ pub async fn hash_kv(session: &Session) -> Result<(), Failure> {
                 response: response.into_inner(),
             }),
             Err(status) => {
-                report::last_failure(&status);
                 let error = describe(&status);
                 report::err(&format!(
                     "Failed to get the hash of endpoint {endpoint} ({error})"

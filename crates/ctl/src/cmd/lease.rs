@@ -51,7 +51,6 @@ pub fn keep_alive_id(words: &Words) -> Result<i64, Failure> {
 }
 
 fn failed(what: &str, status: &Status) -> Failure {
-    report::last_failure(status);
     Failure::new(
         exit::ERROR,
         format!(

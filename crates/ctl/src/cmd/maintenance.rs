@@ -5,17 +5,20 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use ferrite_cli::progress::{Progress, Unit};
 use ferrite_client::pb::alarm_request::AlarmAction;
 use ferrite_client::{Client, describe, pb};
 
 use super::{Words, endpoint, text};
 use crate::exit::{self, Failure};
-use crate::gofmt::{duration, parse_uint};
+use crate::gofmt::{self, duration, parse_uint};
 use crate::report;
 use crate::session::Session;
 
+/// How often a terminal sees that something goes on.
+const TICK: Duration = Duration::from_millis(250);
 /// A snapshot ends with a SHA-256 sum; the database before it is whole sectors.
 const SECTOR_BYTES: u64 = 512;
 const SUM_BYTES: u64 = 32;
@@ -30,8 +33,9 @@ pub fn move_leader_target(words: &Words) -> Result<u64, Failure> {
 
 /// `move-leader`.
 pub async fn move_leader(session: &Session, target: u64) -> Result<(), Failure> {
-    for endpoint in &session.endpoints {
-        let client = session.client_at(endpoint.trim()).await?;
+    let endpoints = session.members().await?;
+    for endpoint in &endpoints {
+        let client = session.client_at(endpoint).await?;
         let status = client
             .maintenance()
             .status(pb::StatusRequest {})
@@ -48,7 +52,7 @@ pub async fn move_leader(session: &Session, target: u64) -> Result<(), Failure> 
     }
     Err(Failure::args(format!(
         "no leader endpoint given at [{}]",
-        session.endpoints.join(" ")
+        endpoints.join(" ")
     )))
 }
 
@@ -95,10 +99,9 @@ pub async fn defrag(session: &Session) -> Result<(), Failure> {
     for endpoint in endpoint::endpoints(session).await? {
         let client = session.client_at(&endpoint).await?;
         let start = Instant::now();
-        let result = client
-            .maintenance()
-            .defragment(pb::DefragmentRequest {})
-            .await;
+        let mut maintenance = client.maintenance();
+        let call = maintenance.defragment(pb::DefragmentRequest {});
+        let result = watched(&format!("defragmenting {endpoint}"), call).await;
         let took = duration(start.elapsed());
         match result {
             Ok(_) => report::line(&format!(
@@ -106,7 +109,6 @@ pub async fn defrag(session: &Session) -> Result<(), Failure> {
             )),
             Err(status) => {
                 failed = true;
-                report::last_failure(&status);
                 report::err(&format!(
                     "Failed to defragment etcd member[{endpoint}]. took {took}. ({})",
                     describe(&status)
@@ -118,6 +120,18 @@ pub async fn defrag(session: &Session) -> Result<(), Failure> {
         return Err(Failure::silent(exit::ERROR));
     }
     Ok(())
+}
+
+/// Waits for something, and lets a terminal see that it goes on.
+async fn watched<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let mut progress = Progress::new(what, Unit::Count, None);
+    let mut work = std::pin::pin!(work);
+    loop {
+        match tokio::time::timeout(TICK, &mut work).await {
+            Ok(result) => return result,
+            Err(_) => progress.set(0),
+        }
+    }
 }
 
 /// Where `snapshot save` writes.
@@ -133,17 +147,18 @@ pub fn snapshot_path(words: &Words) -> Result<PathBuf, Failure> {
 /// `snapshot save`; `limited` says that the user set a time limit. The file appears under its name only once it is whole and on disk.
 pub async fn snapshot_save(session: &Session, path: &Path, limited: bool) -> Result<(), Failure> {
     let failure = |text: String| Failure::new(exit::INTERRUPTED, text);
-    let [endpoint] = &session.endpoints[..] else {
+    let endpoints = session.members().await?;
+    let [endpoint] = &endpoints[..] else {
         return Err(failure(format!(
             "snapshot must be requested to one selected node, not multiple [{}]",
-            session.endpoints.join(" ")
+            endpoints.join(" ")
         )));
     };
-    let client = session.client_at(endpoint.trim()).await?;
+    let client = session.client_at(endpoint).await?;
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
-    let receive = receive(&client, &part);
+    let receive = receive(&client, endpoint, &part);
     let result = if limited {
         match tokio::time::timeout(session.command_timeout(), receive).await {
             Ok(result) => result,
@@ -162,6 +177,7 @@ pub async fn snapshot_save(session: &Session, path: &Path, limited: bool) -> Res
                     path.display()
                 )
             })?;
+        report::log("info", "saved", &[("path", &path.display().to_string())]);
         Ok(version)
     });
     let version = result.map_err(|error| {
@@ -185,7 +201,8 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
 }
 
 /// Receives a database into a file and syncs it; the version of the server that sent it.
-async fn receive(client: &Client, part: &Path) -> Result<String, String> {
+async fn receive(client: &Client, endpoint: &str, part: &Path) -> Result<String, String> {
+    let begun = Instant::now();
     let open = |e| format!("could not open {} ({e})", part.display());
     let write = |e| format!("could not write snapshot: {e}");
     let mut file = fs::OpenOptions::new()
@@ -195,17 +212,29 @@ async fn receive(client: &Client, part: &Path) -> Result<String, String> {
         .mode(0o600)
         .open(part)
         .map_err(open)?;
+    let created = [("path", &*part.to_string_lossy())];
+    report::log("info", "created temporary db file", &created);
+    let mut progress = Progress::new("saving", Unit::Bytes, None);
+    if progress.is_seen() {
+        // Only for the bar: what is sent may be a little more or less.
+        let status = client.maintenance().status(pb::StatusRequest {}).await;
+        let size = status.ok().map(|s| s.into_inner().db_size);
+        let size = size.and_then(|size| u64::try_from(size).ok());
+        progress = Progress::new("saving", Unit::Bytes, size);
+    }
     let mut stream = client
         .maintenance()
         .snapshot(pb::SnapshotRequest {})
         .await
         .map_err(|s| describe(&s))?
         .into_inner();
+    report::log("info", "fetching snapshot", &[("endpoint", endpoint)]);
     let mut version = String::new();
     let mut size = 0u64;
     while let Some(piece) = stream.message().await.map_err(|s| describe(&s))? {
         file.write_all(&piece.blob).map_err(write)?;
         size += piece.blob.len() as u64;
+        progress.set(size);
         version = piece.version;
     }
     if size % SECTOR_BYTES != SUM_BYTES {
@@ -213,5 +242,16 @@ async fn receive(client: &Client, part: &Path) -> Result<String, String> {
     }
     file.sync_all()
         .map_err(|e| format!("could not fsync snapshot: {e}"))?;
+    drop(progress);
+    report::log(
+        "info",
+        "fetched snapshot",
+        &[
+            ("endpoint", endpoint),
+            ("size", &gofmt::size(size)),
+            ("took", &duration(begun.elapsed())),
+            ("etcd-version", &version),
+        ],
+    );
     Ok(version)
 }

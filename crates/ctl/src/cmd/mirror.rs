@@ -17,9 +17,12 @@ use crate::exit::Failure;
 use crate::report;
 use crate::session::Session;
 use ferrite_cli::flags::Values;
+use ferrite_cli::progress::{Progress, Unit};
 
 /// How often the count is printed.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
+/// How often a terminal is told.
+const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// Keys read at once.
 const PAGE: i64 = 1000;
 /// Pauses between attempts to write to a destination that is away.
@@ -78,14 +81,28 @@ pub async fn run(session: &Session, plan: Plan) -> Result<(), Failure> {
     let total = Arc::clone(&mirror.total);
     tokio::select! {
         result = mirror.run() => result,
-        never = count(&total) => match never {},
+        never = count(&total, COUNT_EVERY, |total| report::line(&total.to_string())) => match never {},
+        never = show(&total) => match never {},
     }
 }
 
-async fn count(total: &AtomicU64) -> std::convert::Infallible {
+async fn count(
+    total: &AtomicU64,
+    every: Duration,
+    mut tell: impl FnMut(u64),
+) -> std::convert::Infallible {
     loop {
-        tokio::time::sleep(COUNT_EVERY).await;
-        report::line(&total.load(Ordering::Relaxed).to_string());
+        tokio::time::sleep(every).await;
+        tell(total.load(Ordering::Relaxed));
+    }
+}
+
+/// Keeps a terminal up to date between the counts.
+async fn show(total: &AtomicU64) -> std::convert::Infallible {
+    let mut progress = Progress::new("keys mirrored", Unit::Count, None);
+    loop {
+        progress.set(total.load(Ordering::Relaxed));
+        tokio::time::sleep(SHOW_EVERY).await;
     }
 }
 
@@ -241,5 +258,24 @@ mod tests {
         let events = [at(2), at(2), at(2), at(3), at(4), at(4)];
         let sizes: Vec<usize> = batches(&events, 2).map(<[Event]>::len).collect();
         assert_eq!(sizes, [2, 1, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn the_running_count_is_told_again_and_again() {
+        let total = AtomicU64::new(5);
+        let (told, mut counts) = tokio::sync::mpsc::unbounded_channel();
+        let counting = count(&total, Duration::from_millis(1), |n| {
+            // The test may have seen enough.
+            let _ = told.send(n);
+        });
+        let looking = async {
+            assert_eq!(counts.recv().await, Some(5));
+            total.store(7, Ordering::Relaxed);
+            while counts.recv().await != Some(7) {}
+        };
+        tokio::select! {
+            never = counting => match never {},
+            () = looking => {}
+        }
     }
 }

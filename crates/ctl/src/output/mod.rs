@@ -96,7 +96,8 @@ impl Printer {
         }
     }
 
-    fn unsupported(self) -> Failure {
+    /// The refusal of a form that a command does not have.
+    pub fn unsupported(self) -> Failure {
         Failure::new(
             exit::BAD_FEATURE,
             format!("{} not supported as output format", self.form.name()),

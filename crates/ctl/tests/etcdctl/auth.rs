@@ -1,15 +1,12 @@
 //! Users, roles and authentication: the same steps with the original's program on one server and with
 //! ours on another, compared step by step; and passwords typed at a terminal.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-
 use crate::common::{
-    Member, Run, Running, cluster, cluster_of, cluster_with, oracle, ours, run, servers,
+    Member, Run, Running, Terminal, cluster, cluster_of, cluster_with, oracle, ours, run, servers,
 };
 
 /// IDs of members, clusters and leases differ between two servers.
@@ -310,39 +307,6 @@ fn a_long_command(etcd: &Path) {
     assert_eq!(lock.line(), "held");
     assert_eq!(lock.end(), Some(0));
     assert_eq!(our(&[user, "get", "l/", "--prefix", "--keys-only"]), "");
-}
-
-/// A terminal: what is typed at it, and what it shows.
-struct Terminal {
-    master: File,
-    slave: String,
-}
-
-impl Terminal {
-    fn open() -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let slave = ptsname(&master, Vec::new()).unwrap();
-        Self {
-            master: master.into(),
-            slave: slave.into_string().unwrap(),
-        }
-    }
-
-    fn slave(&self) -> File {
-        let mut options = File::options();
-        options.read(true).write(true).open(&self.slave).unwrap()
-    }
-
-    /// Reads until the screen ends with this.
-    fn until(&mut self, screen: &mut String, end: &str) {
-        let mut buffer = [0; 256];
-        while !screen.ends_with(end) {
-            let count = self.master.read(&mut buffer).unwrap();
-            screen.push_str(&String::from_utf8_lossy(&buffer[..count]));
-        }
-    }
 }
 
 #[test]

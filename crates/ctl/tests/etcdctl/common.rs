@@ -1,6 +1,7 @@
 //! Runs the program, and etcd's own next to it where they are at hand.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ferrite_testkit::Ports;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// How one run of a program ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -189,6 +191,10 @@ pub struct Member {
 }
 
 impl Member {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill")
             .args([&format!("-{signal}"), &self.child.id().to_string()])
@@ -277,4 +283,37 @@ pub fn cluster_of(etcd: &Path, size: usize, flags: &[&str]) -> (tempfile::TempDi
         }
     }
     (data, members)
+}
+
+/// A terminal: what is typed at it, and what it shows.
+pub struct Terminal {
+    pub master: File,
+    slave: String,
+}
+
+impl Terminal {
+    pub fn open() -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = ptsname(&master, Vec::new()).unwrap();
+        Self {
+            master: master.into(),
+            slave: slave.into_string().unwrap(),
+        }
+    }
+
+    pub fn slave(&self) -> File {
+        let mut options = File::options();
+        options.read(true).write(true).open(&self.slave).unwrap()
+    }
+
+    /// Reads until the screen ends with this.
+    pub fn until(&mut self, screen: &mut String, end: &str) {
+        let mut buffer = [0; 256];
+        while !screen.ends_with(end) {
+            let count = self.master.read(&mut buffer).unwrap();
+            screen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    }
 }

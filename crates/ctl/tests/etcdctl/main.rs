@@ -3,10 +3,14 @@
 mod auth;
 mod check;
 mod common;
+mod discovery;
+mod drill;
 mod endpoint;
 mod lock;
+mod maintenance;
 mod mirror;
 mod oracle;
 mod program;
+mod top;
 mod v2_cluster;
 mod watch;

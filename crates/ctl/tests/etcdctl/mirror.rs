@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use ferrite_testkit::{Cluster, Kind, Pki, Wanted};
+
 use crate::common::{Running, cluster, cluster_of, eventually, oracle, ours, run, servers};
 
 fn keys(endpoint: &str) -> String {
@@ -109,4 +111,87 @@ fn mistakes_end_as_with_the_originals() {
             "{args:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_destination_with_tls_and_users_is_written_to() {
+    let Some(dir) = oracle() else { return };
+    let papers = tempfile::tempdir().unwrap();
+    let pki = Pki::new(papers.path(), "ca");
+    let server = pki.issue("server", &Wanted::hosts(&["127.0.0.1"]));
+    let client = pki.issue("client", &Wanted::common_name("client"));
+    let flags = [
+        format!("--cert-file={}", server.cert),
+        format!("--key-file={}", server.key),
+        format!("--trusted-ca-file={}", pki.ca()),
+        "--client-cert-auth".to_owned(),
+        "--bcrypt-cost=4".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let target = Cluster::builder()
+        .kinds(&[Kind::Ferrite])
+        .encrypted_clients(pki.client(Some(&client)))
+        .extra_args(&flags)
+        .start()
+        .await;
+    let to = target.member(0).endpoint();
+    let papers = [
+        format!("--cacert={}", pki.ca()),
+        format!("--cert={}", client.cert),
+        format!("--key={}", client.key),
+    ];
+    let there = |args: &[&str]| {
+        let mut all = vec!["--endpoints", to];
+        all.extend(papers.iter().map(String::as_str));
+        all.extend(args);
+        run(&ours(), &[], &all, b"")
+    };
+    for args in [
+        &["user", "add", "root:secret"][..],
+        &["user", "grant-role", "root", "root"],
+        &["auth", "enable"],
+    ] {
+        let done = there(args);
+        assert_eq!(done.code, Some(0), "{args:?} {done:?}");
+    }
+    let (_a, source) = cluster(&dir, 1);
+    let from = source[0].endpoint.as_str();
+    put(from, &["put", "a", "one"]);
+
+    let dest = [
+        format!("--dest-cacert={}", pki.ca()),
+        format!("--dest-cert={}", client.cert),
+        format!("--dest-key={}", client.key),
+        "--dest-insecure-transport=false".to_owned(),
+    ];
+    let mirror = |more: &[&'static str]| -> Vec<String> {
+        let words = ["--endpoints", from, "make-mirror"].map(str::to_owned);
+        let more = more.iter().map(|word| (*word).to_owned());
+        let all = words.into_iter().chain(dest.iter().cloned()).chain(more);
+        all.chain([to.to_owned()]).collect()
+    };
+    let refused = |args: &[String]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        run(&ours(), &[], &args, b"")
+    };
+    // Without the right password, or without a user at all, nothing is written.
+    let wrong = refused(&mirror(&["--dest-user=root:wrong"]));
+    assert_eq!(
+        (wrong.code, &wrong.stderr[..]),
+        (
+            Some(2),
+            "Error: etcdserver: authentication failed, invalid user ID or password\n"
+        )
+    );
+    let nobody = refused(&mirror(&[]));
+    assert_eq!(nobody.code, Some(1), "{nobody:?}");
+
+    let args = mirror(&["--dest-user=root", "--dest-password=secret"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let running = Running::start(&ours(), &args);
+    let keys = || there(&["--user=root:secret", "get", "", "--prefix"]).stdout;
+    eventually("the first key", || keys() == "a\none\n");
+    put(from, &["put", "b", "two"]);
+    eventually("a change", || keys() == "a\none\nb\ntwo\n");
+    drop(running);
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::common::{Run, cluster, oracle, ours, run};
+use crate::common::{Run, cluster, cluster_of, oracle, ours, run, servers};
 
 /// Both programs' results for one command.
 fn both(dir: &Path, endpoint: &str, args: &[&str], stdin: &[u8]) -> (Run, Run) {
@@ -483,10 +483,16 @@ fn run_status(dir: &Path, file: &Path) -> String {
 #[test]
 fn members_come_and_go() {
     let Some(dir) = oracle() else { return };
-    let (_data, members) = cluster(&dir, 1);
+    for etcd in servers(&dir) {
+        come_and_go(&dir, &etcd);
+    }
+}
+
+fn come_and_go(dir: &Path, etcd: &Path) {
+    let (_data, members) = cluster_of(etcd, 1, &[]);
     let endpoint = members[0].endpoint.as_str();
     let our = |args: &[&str]| {
-        changes_have_settled(&dir, endpoint);
+        changes_have_settled(dir, endpoint);
         let mut all = vec!["--endpoints", endpoint];
         all.extend(args);
         run(&ours(), &[], &all, b"")

@@ -53,6 +53,10 @@ fn no_damage_makes_a_command_panic() {
         for arguments in [
             &["snapshot", "status", file][..],
             &["hashkv", file],
+            &["bbolt", "check", file],
+            &["bbolt", "stats", file],
+            &["bbolt", "keys", file, "key"],
+            &["bbolt", "page", "--all", file],
             &[
                 "snapshot",
                 "restore",

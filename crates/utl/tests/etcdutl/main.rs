@@ -1,5 +1,6 @@
 //! `etcdutl` as its users see it: files in, text and exit codes out.
 
+mod bbolt;
 mod common;
 mod damage;
 mod files;

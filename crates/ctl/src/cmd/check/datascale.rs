@@ -25,8 +25,8 @@ pub async fn datascale(session: &Session) -> Result<(), Failure> {
     let (pairs, count) = LOADS[size(&values.text("load"))?];
     let prefix = values.text("prefix");
     let clients = clients(session, count).await?;
-    let (Some(client), Some(endpoint)) = (clients.first().cloned(), session.endpoints.first())
-    else {
+    let members = session.members().await?;
+    let (Some(client), Some(endpoint)) = (clients.first().cloned(), members.first()) else {
         return Err(Failure::new(exit::ERROR, "no endpoint"));
     };
     let command = format!("etcdctl del --prefix {prefix}");

@@ -98,8 +98,7 @@ async fn compact(client: &Client, revision: i64) -> Result<(), Failure> {
 }
 
 async fn defrag(session: &Session) -> Result<(), Failure> {
-    for endpoint in &session.endpoints {
-        let endpoint = endpoint.trim();
+    for endpoint in &session.members().await? {
         let name = quote(endpoint.as_bytes());
         report::line(&format!("Defragmenting {name}"));
         let client = session.client_at(endpoint).await?;
