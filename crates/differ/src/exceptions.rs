@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ferrite_client::pb;
+use ferrite_client::{Code, pb};
 use ferrite_client::pb::request_op::Request;
 use ferrite_client::pb::response_op::Response;
 use ferrite_proto::mvccpb::KeyValue;
 use ferrite_proto::mvccpb::event::EventType;
+use ferrite_testkit::Kind;
 
 use crate::answer::Answer;
 use crate::step::Call;
@@ -20,6 +21,8 @@ pub(crate) struct Context<'a> {
     pub call: &'a Call,
     /// Every revision compacted at so far.
     pub compactions: &'a BTreeSet<i64>,
+    /// Whom we are compared with.
+    pub against: Kind,
 }
 
 /// One difference that is known and meant.
@@ -47,6 +50,16 @@ const STRANGERS: [&str; 3] = [
     "etcdserver: permission denied",
 ];
 
+const WATCH_DENIED: &str =
+    "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+
+/// Why a watcher is refused to a caller who is not known, or may not.
+const WATCH_STRANGERS: [&str; 3] = [
+    WATCH_DENIED,
+    "rpc error: code = InvalidArgument desc = etcdserver: user name is empty",
+    "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token",
+];
+
 /// All of them, but those on what watchers hear.
 pub const LIST: &[Exception] = &[
     Exception {
@@ -62,6 +75,38 @@ pub const LIST: &[Exception] = &[
                     }
                 }
             });
+        },
+    },
+    Exception {
+        row: "KV-12",
+        what: "a stream of ranges refuses sorting and filters by revision",
+        apply: |context, ours, theirs| {
+            if let Call::Streamed(request) = context.call
+                && let Answer::Refused {
+                    code: Code::Unimplemented,
+                    message,
+                } = &*ours
+                && (message.ends_with("sort orders") && sorted(request)
+                    || message.ends_with("revision filters") && filtered(request))
+            {
+                *theirs = ours.clone();
+            }
+        },
+    },
+    Exception {
+        row: "KV-40",
+        what: "a stream sorted by something else than keys sorts each piece by itself",
+        apply: |context, ours, theirs| {
+            if let Call::Streamed(request) = context.call
+                && request.sort_target != 0
+                && let (Answer::Range(our), Answer::Range(their)) = (ours, theirs)
+                && their.count > STREAM_FIRST
+            {
+                for response in [our, their] {
+                    response.kvs.clear();
+                    (response.count, response.more) = (0, false);
+                }
+            }
         },
     },
     Exception {
@@ -133,6 +178,37 @@ pub const LIST: &[Exception] = &[
             if question
                 && let Answer::Refused { message, .. } = &*ours
                 && STRANGERS.contains(&message.as_str())
+            {
+                *theirs = ours.clone();
+            }
+        },
+    },
+    Exception {
+        row: "MN-09",
+        what: "3.5.1 passes on the words of its store of users, as a code of its own, where maintenance is not permitted",
+        apply: |context, ours, theirs| {
+            if matches!(context.call, Call::HashKv(_) | Call::Defragment | Call::MoveLeader(_))
+                && let (
+                    Answer::Refused { message: our, .. },
+                    Answer::Refused {
+                        code: Code::Unknown,
+                        message: their,
+                    },
+                ) = (&*ours, &*theirs)
+                && our.strip_prefix("etcdserver: ") == their.strip_prefix("auth: ")
+            {
+                *theirs = ours.clone();
+            }
+        },
+    },
+    Exception {
+        row: "WA-14",
+        what: "3.5.1 calls every refusal of a watcher a lack of permission, under the ID that was asked for",
+        apply: |_, ours, theirs| {
+            if let (Answer::Watch(our), Answer::Watch(their)) = (&*ours, &*theirs)
+                && [our, their].iter().all(|response| response.created && response.canceled)
+                && their.cancel_reason == WATCH_DENIED
+                && WATCH_STRANGERS.contains(&our.cancel_reason.as_str())
             {
                 *theirs = ours.clone();
             }
@@ -229,7 +305,9 @@ fn ranges(
     f: &mut dyn FnMut(&pb::RangeRequest, &mut pb::RangeResponse),
 ) {
     match (call, answer) {
-        (Call::Range(request), Answer::Range(response)) => f(request, response),
+        (Call::Range(request) | Call::Streamed(request), Answer::Range(response)) => {
+            f(request, response);
+        }
         (Call::Txn(request), Answer::Txn(response)) => in_txn(request, response, f),
         _ => {}
     }
@@ -255,6 +333,27 @@ fn in_txn(
             _ => {}
         }
     }
+}
+
+/// Keys of a stream's first piece.
+const STREAM_FIRST: i64 = 10;
+
+fn sorted(request: &pb::RangeRequest) -> bool {
+    use pb::range_request::{SortOrder, SortTarget};
+    request.sort_order != SortOrder::None as i32
+        && (request.sort_order != SortOrder::Ascend as i32
+            || request.sort_target != SortTarget::Key as i32)
+}
+
+fn filtered(request: &pb::RangeRequest) -> bool {
+    [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ]
+    .iter()
+    .any(|revision| *revision != 0)
 }
 
 /// Up to six items are sorted stably, and from then on not.
