@@ -150,9 +150,10 @@ impl Side {
                 .await
             }
             Call::Defragment => {
-                said(maintenance.defragment(pb::DefragmentRequest {}), |response| {
-                    Answer::Defragmented(response.header)
-                })
+                said(
+                    maintenance.defragment(pb::DefragmentRequest {}),
+                    |response| Answer::Defragmented(response.header),
+                )
                 .await
             }
             Call::Members(request) => {

@@ -151,10 +151,8 @@ impl Pair {
                 let (ours, theirs) = tokio::join!(answer(&mut ours), answer(&mut theirs));
                 return self.decided(step.client, ours, theirs);
             }
-            let (our, their) = tokio::join!(
-                self.ours.waits(&bid, &key),
-                self.theirs.waits(&bid, &key)
-            );
+            let (our, their) =
+                tokio::join!(self.ours.waits(&bid, &key), self.theirs.waits(&bid, &key));
             if let (Some(our), Some(their)) = (our, their)
                 && !ours.is_finished()
                 && !theirs.is_finished()
@@ -216,8 +214,7 @@ impl Pair {
             {
                 tokio::time::sleep(LOOK).await;
             }
-            let (ours, theirs) =
-                tokio::join!(so_far(&mut waiter.ours), so_far(&mut waiter.theirs));
+            let (ours, theirs) = tokio::join!(so_far(&mut waiter.ours), so_far(&mut waiter.theirs));
             let answers = self.decided(waiter.client, ours, theirs);
             if answers.0 != answers.1 {
                 return Some(answers);

@@ -1,16 +1,17 @@
 //! Answers broken on purpose, so that a test can show that each kind of difference would be found.
 
-use ferrite_client::{Code, pb};
 use ferrite_client::pb::response_op::Response;
+use ferrite_client::{Code, pb};
 use ferrite_proto::mvccpb::event::EventType;
 
 use crate::answer::Answer;
 use crate::exceptions::Ears;
+use crate::generate::Areas;
 use crate::step::Call;
 use crate::streams::Heard;
 
 /// A small lie about one kind of answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[allow(missing_docs)] // what they do is below
 pub enum Fault {
     Text,
@@ -57,6 +58,17 @@ impl Fault {
         Self::LeaderValue,
         Self::Learner,
     ];
+
+    /// Sequences that ask for what it is about.
+    #[must_use]
+    pub fn areas(self) -> Areas {
+        match self {
+            Self::RangeOfRole | Self::UserOfRole | Self::AuthRevision => Areas::Auth,
+            Self::LockRevision | Self::LeaderValue => Areas::Contests,
+            Self::Learner => Areas::Members,
+            _ => Areas::Data,
+        }
+    }
 
     pub(crate) fn apply(self, call: &Call, answer: &mut Answer) {
         match (self, answer) {
@@ -162,4 +174,3 @@ fn created_later(response: &mut pb::TxnResponse) {
         }
     }
 }
-

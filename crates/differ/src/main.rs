@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use ferrite_differ::{Areas, Session, Settings};
+use ferrite_differ::{Areas, Fault, Session, Settings};
 use ferrite_testkit::Kind;
 
 /// Sends the same random requests to etcd and to Ferrite and compares every answer.
@@ -38,6 +38,9 @@ struct Cli {
     /// How many seconds a failing sequence may be made smaller for.
     #[arg(long, default_value_t = 90)]
     shrink: u64,
+    /// Break our answers in this way, to see that it is found.
+    #[arg(long, value_enum)]
+    fault: Option<Fault>,
     /// Print the sequences instead of running them.
     #[arg(long)]
     print: bool,
@@ -47,6 +50,9 @@ struct Cli {
 enum Against {
     #[value(name = "3.5")]
     V35,
+    /// `ETCD_34` names the program; without it, `/usr/bin/etcd`.
+    #[value(name = "3.4")]
+    V34,
 }
 
 fn main() -> ExitCode {
@@ -68,10 +74,12 @@ fn main() -> ExitCode {
         until: cli.seconds.map(Duration::from_secs),
         against: match cli.against {
             Against::V35 => Kind::Etcd351,
+            Against::V34 => Kind::Etcd34,
         },
         areas: cli.areas,
         shrink: Duration::from_secs(cli.shrink),
         workers: cli.workers,
+        fault: cli.fault,
     });
     let summary = session.run(|failure| {
         let _ = writeln!(out, "{failure}\n");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ferrite_testkit::Kind;
 
+use crate::fault::Fault;
 use crate::generate::{Areas, generate};
 use crate::pair::{Difference, Pair};
 use crate::shrink::shrink;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub shrink: Duration,
     /// Pairs of servers at a time.
     pub workers: usize,
+    /// What our answers are broken by, to see that it is found.
+    pub fault: Option<Fault>,
 }
 
 /// A sequence that was answered differently.
@@ -157,8 +160,7 @@ impl Session {
 
     fn over(&self) -> bool {
         let late = |until| self.since.elapsed() >= until;
-        self.settings.until.is_some_and(late)
-            || self.failed.load(Ordering::Relaxed) >= FAILURES_MAX
+        self.settings.until.is_some_and(late) || self.failed.load(Ordering::Relaxed) >= FAILURES_MAX
     }
 
     async fn work(&self, reports: &mpsc::Sender<Told>) {
@@ -216,7 +218,9 @@ impl Session {
     }
 
     async fn pair(&self) -> Pair {
-        Pair::start(self.settings.against).await
+        let mut pair = Pair::start(self.settings.against).await;
+        pair.fault = self.settings.fault;
+        pair
     }
 
     /// The sequence alone, or with as many before it as it takes, made small on fresh servers.

@@ -27,10 +27,7 @@ impl Maker {
     }
 
     fn move_in_contest(&mut self) -> Call {
-        match self
-            .rng
-            .weighted(&[28, 22, 16, 10, 8, 7, 5, 5, 5, 4, 4, 3])
-        {
+        match self.rng.weighted(&[28, 22, 16, 10, 8, 7, 5, 5, 5, 4, 4, 3]) {
             0 => Call::Lock(LockRequest {
                 name: self.contested(),
                 lease: self.contender(),

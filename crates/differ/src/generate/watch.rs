@@ -46,7 +46,9 @@ impl Maker {
         for key in 0..self.rng.between(10, 16) {
             let bytes = usize::try_from(self.rng.between(40_000, 65_000)).unwrap_or(0);
             calls.push(Call::Put(pb::PutRequest {
-                key: [&first[..], b"v", key.to_string().as_bytes()].concat().into(),
+                key: [&first[..], b"v", key.to_string().as_bytes()]
+                    .concat()
+                    .into(),
                 value: vec![b'v'; bytes].into(),
                 ..Default::default()
             }));
