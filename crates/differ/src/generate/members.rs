@@ -67,7 +67,11 @@ impl Maker {
             }
             2 => Call::MemberRemove(self.whom()),
             3 => {
-                let whom = self.whom();
+                // A learner that is updated counts as a voter in 3.5.1's list from then on (CL-06).
+                let whom = match self.whom() {
+                    Whom::At(_) => Whom::Own,
+                    other => other,
+                };
                 let peer_urls = match &whom {
                     // A known member with URLs that are none ends 3.5.1.
                     Whom::Id(_) if self.rng.percent(50) => {
