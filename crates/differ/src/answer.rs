@@ -4,8 +4,12 @@ use std::fmt;
 
 use ferrite_client::pb::response_op::Response;
 use ferrite_client::{Code, Status, code_name, pb};
+use ferrite_proto::v3electionpb::{
+    CampaignResponse, LeaderResponse, ProclaimResponse, ResignResponse,
+};
+use ferrite_proto::v3lockpb::{LockResponse, UnlockResponse};
 
-use crate::step::terse;
+use crate::step::{INVENTED, terse};
 
 /// One answer. IDs that must differ between clusters are told apart only by being there or not.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +36,18 @@ pub enum Answer {
     Watch(pb::WatchResponse),
     /// What the watchers of all streams have heard, in words.
     Heard(Vec<String>),
+    Locked(LockResponse),
+    Unlocked(UnlockResponse),
+    Elected(CampaignResponse),
+    Proclaimed(ProclaimResponse),
+    Resigned(ResignResponse),
+    Led(LeaderResponse),
     Members(pb::MemberListResponse),
+    Added(pb::MemberAddResponse),
+    /// Members without a change: removals, updates, promotions.
+    Changed(Option<pb::ResponseHeader>, Vec<pb::Member>),
+    Defragmented(Option<pb::ResponseHeader>),
+    Moved(Option<pb::ResponseHeader>),
     Status {
         has_leader: bool,
         is_learner: bool,
@@ -72,6 +87,11 @@ impl Answer {
             Self::Grant(response) => response.header.as_ref(),
             Self::TimeToLive(response) => response.header.as_ref(),
             Self::Leases(response) => response.header.as_ref(),
+            Self::Locked(response) => response.header.as_ref(),
+            Self::Unlocked(response) => response.header.as_ref(),
+            Self::Elected(response) => response.header.as_ref(),
+            Self::Proclaimed(response) => response.header.as_ref(),
+            Self::Resigned(response) => response.header.as_ref(),
             _ => None,
         }
     }
@@ -93,7 +113,17 @@ impl Answer {
             Self::Leases(response) => response.header.as_mut(),
             Self::KeepAlive(response) => response.header.as_mut(),
             Self::Watch(response) => response.header.as_mut(),
+            Self::Locked(response) => response.header.as_mut(),
+            Self::Unlocked(response) => response.header.as_mut(),
+            Self::Elected(response) => response.header.as_mut(),
+            Self::Proclaimed(response) => response.header.as_mut(),
+            Self::Resigned(response) => response.header.as_mut(),
+            Self::Led(response) => response.header.as_mut(),
             Self::Members(response) => response.header.as_mut(),
+            Self::Added(response) => response.header.as_mut(),
+            Self::Changed(header, _) | Self::Defragmented(header) | Self::Moved(header) => {
+                header.as_mut()
+            }
             Self::HashKv(response) => response.header.as_mut(),
             Self::Alarms(response) => response.header.as_mut(),
             Self::AuthStatus(response) => response.header.as_mut(),
@@ -115,12 +145,12 @@ impl Answer {
             Self::Txn(response) => level_inner(response),
             Self::TimeToLive(response) => response.keys.sort(),
             Self::Leases(response) => response.leases.sort_by_key(|lease| lease.id),
-            Self::Members(response) => {
-                for member in &mut response.members {
-                    member.id = present(member.id);
-                    for url in member.peer_urls.iter_mut().chain(&mut member.client_urls) {
-                        "url".clone_into(url);
-                    }
+            Self::Members(response) => level_members(&mut response.members),
+            Self::Changed(_, members) => level_members(members),
+            Self::Added(response) => {
+                level_members(&mut response.members);
+                if let Some(member) = &mut response.member {
+                    level_members(std::slice::from_mut(member));
                 }
             }
             Self::Alarms(response) => {
@@ -146,6 +176,19 @@ impl Answer {
         }
         self
     }
+}
+
+/// Members without their IDs, the server's own URLs, and the order that follows from IDs.
+fn level_members(members: &mut [pb::Member]) {
+    for member in &mut *members {
+        member.id = present(member.id);
+        for url in member.peer_urls.iter_mut().chain(&mut member.client_urls) {
+            if !url.ends_with(INVENTED) {
+                "url".clone_into(url);
+            }
+        }
+    }
+    members.sort_by(|a, b| (&a.name, &a.peer_urls).cmp(&(&b.name, &b.peer_urls)));
 }
 
 fn present(id: u64) -> u64 {

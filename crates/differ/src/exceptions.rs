@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ferrite_client::pb;
 use ferrite_client::pb::request_op::Request;
 use ferrite_client::pb::response_op::Response;
+use ferrite_client::{Code, pb};
 use ferrite_proto::mvccpb::KeyValue;
 use ferrite_proto::mvccpb::event::EventType;
+use ferrite_testkit::Kind;
 
 use crate::answer::Answer;
 use crate::step::Call;
@@ -20,6 +21,8 @@ pub(crate) struct Context<'a> {
     pub call: &'a Call,
     /// Every revision compacted at so far.
     pub compactions: &'a BTreeSet<i64>,
+    /// Whom we are compared with.
+    pub against: Kind,
 }
 
 /// One difference that is known and meant.
@@ -28,6 +31,8 @@ pub struct Exception {
     pub row: &'static str,
     /// What differs, in a sentence.
     pub what: &'static str,
+    /// Whom it is needed against.
+    pub against: &'static [Kind],
     /// Makes the two answers comparable. Anything else about them is left alone.
     apply: fn(&Context<'_>, &mut Answer, &mut Answer),
 }
@@ -47,11 +52,37 @@ const STRANGERS: [&str; 3] = [
     "etcdserver: permission denied",
 ];
 
+const WATCH_DENIED: &str =
+    "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+
+/// Why a watcher is refused to a caller who is not known, or may not.
+const WATCH_STRANGERS: [&str; 3] = [
+    WATCH_DENIED,
+    "rpc error: code = InvalidArgument desc = etcdserver: user name is empty",
+    "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token",
+];
+
+/// All that are compared with.
+const OLDER: &[Kind] = &[Kind::Etcd351, Kind::Etcd34];
+
 /// All of them, but those on what watchers hear.
 pub const LIST: &[Exception] = &[
     Exception {
+        row: "GR-12",
+        what: "alarms come without a header",
+        against: &[Kind::Etcd34],
+        apply: |_, ours, theirs| {
+            if let (Answer::Alarms(our), Answer::Alarms(their)) = (ours, theirs)
+                && their.header.is_none()
+            {
+                our.header = None;
+            }
+        },
+    },
+    Exception {
         row: "KV-09",
         what: "keys-only ranges come from the index since 3.7 and show no lease, unless sorted by value",
+        against: OLDER,
         apply: |context, _, theirs| {
             ranges(context.call, theirs, &mut |request, response| {
                 if request.keys_only
@@ -65,8 +96,43 @@ pub const LIST: &[Exception] = &[
         },
     },
     Exception {
+        row: "KV-12",
+        what: "a stream of ranges refuses sorting and filters by revision",
+        against: OLDER,
+        apply: |context, ours, theirs| {
+            if let Call::Streamed(request) = context.call
+                && let Answer::Refused {
+                    code: Code::Unimplemented,
+                    message,
+                } = &*ours
+                && (message.ends_with("sort orders") && sorted(request)
+                    || message.ends_with("revision filters") && filtered(request))
+            {
+                *theirs = ours.clone();
+            }
+        },
+    },
+    Exception {
+        row: "KV-40",
+        what: "a stream sorted by something else than keys sorts each piece by itself, and counts on from its last key",
+        against: OLDER,
+        apply: |context, ours, theirs| {
+            if let Call::Streamed(request) = context.call
+                && request.sort_target != 0
+                && let (Answer::Range(our), Answer::Range(their)) = (ours, theirs)
+                && (their.count > STREAM_FIRST || their.more)
+            {
+                for response in [our, their] {
+                    response.kvs.clear();
+                    (response.count, response.more) = (0, false);
+                }
+            }
+        },
+    },
+    Exception {
         row: "KV-05",
         what: "equal items have no order when there are seven or more of them to sort",
+        against: OLDER,
         apply: |context, ours, theirs| {
             for answer in [ours, theirs] {
                 ranges(context.call, answer, &mut blur_ties);
@@ -76,6 +142,7 @@ pub const LIST: &[Exception] = &[
     Exception {
         row: "KV-21",
         what: "of several faults of a transaction 3.7 names the first in order; 3.5.1 puts' before ranges', a put's key before its lease",
+        against: OLDER,
         apply: |context, ours, theirs| {
             if matches!(context.call, Call::Txn(_))
                 && let (
@@ -93,6 +160,7 @@ pub const LIST: &[Exception] = &[
     Exception {
         row: "MN-05",
         what: "HashKV names the revision it was computed at since 3.6",
+        against: OLDER,
         apply: |_, ours, _| {
             if let Answer::HashKv(response) = ours {
                 response.hash_revision = 0;
@@ -102,6 +170,7 @@ pub const LIST: &[Exception] = &[
     Exception {
         row: "MN-10",
         what: "the hash at a revision that was compacted at is remembered since 3.6, and its compact revision is the one before",
+        against: OLDER,
         apply: |context, ours, theirs| {
             if let Call::HashKv(request) = context.call
                 && context.compactions.contains(&request.revision)
@@ -119,7 +188,8 @@ pub const LIST: &[Exception] = &[
     },
     Exception {
         row: "LE-12",
-        what: "questions about leases, members and the server need a user since 3.7 (also CL-09, MN-09); 3.5.1 asked for none",
+        what: "questions about leases, members and the server need a user since 3.7, moving the leader needs root (also CL-09, MN-09); 3.5.1 asked for none",
+        against: OLDER,
         apply: |context, ours, theirs| {
             let question = matches!(
                 context.call,
@@ -129,6 +199,7 @@ pub const LIST: &[Exception] = &[
                     | Call::Members(_)
                     | Call::Status
                     | Call::Alarm(_)
+                    | Call::MoveLeader(_)
             );
             if question
                 && let Answer::Refused { message, .. } = &*ours
@@ -139,8 +210,46 @@ pub const LIST: &[Exception] = &[
         },
     },
     Exception {
+        row: "MN-09",
+        what: "3.5.1 passes on the words of its store of users, as a code of its own, where maintenance is not permitted",
+        against: OLDER,
+        apply: |context, ours, theirs| {
+            if matches!(
+                context.call,
+                Call::HashKv(_) | Call::Defragment | Call::MoveLeader(_)
+            ) && let (
+                Answer::Refused { message: our, .. },
+                Answer::Refused {
+                    code: Code::Unknown,
+                    message: their,
+                },
+            ) = (&*ours, &*theirs)
+                && our.strip_prefix("etcdserver: ") == their.strip_prefix("auth: ")
+            {
+                *theirs = ours.clone();
+            }
+        },
+    },
+    Exception {
+        row: "WA-14",
+        what: "3.5.1 calls every refusal of a watcher a lack of permission, under the ID that was asked for",
+        against: OLDER,
+        apply: |_, ours, theirs| {
+            if let (Answer::Watch(our), Answer::Watch(their)) = (&*ours, &*theirs)
+                && [our, their]
+                    .iter()
+                    .all(|response| response.created && response.canceled)
+                && their.cancel_reason == WATCH_DENIED
+                && WATCH_STRANGERS.contains(&our.cancel_reason.as_str())
+            {
+                *theirs = ours.clone();
+            }
+        },
+    },
+    Exception {
         row: "AU-12",
         what: "whether authentication is on may be asked by everybody since 3.7",
+        against: OLDER,
         apply: |_, ours, theirs| {
             if let (Answer::AuthStatus(_), Answer::Refused { message, .. }) = (&*ours, &*theirs)
                 && STRANGERS.contains(&message.as_str())
@@ -152,6 +261,7 @@ pub const LIST: &[Exception] = &[
     Exception {
         row: "AU-17",
         what: "role root shows its permission since 3.6",
+        against: OLDER,
         apply: |context, ours, theirs| {
             if let Call::RoleGet(request) = context.call
                 && request.role == "root"
@@ -166,6 +276,7 @@ pub const LIST: &[Exception] = &[
     Exception {
         row: "LE-06",
         what: "what is left of a lease depends on the moment",
+        against: OLDER,
         apply: |_, ours, theirs| {
             /// Longer than a run between a grant and a question may take.
             const SLACK_SECONDS: i64 = 600;
@@ -192,6 +303,7 @@ pub(crate) fn settle(
         return Vec::new();
     }
     LIST.iter()
+        .filter(|exception| exception.against.contains(&context.against))
         .filter(|exception| {
             let before = (ours.clone(), theirs.clone());
             (exception.apply)(context, ours, theirs);
@@ -229,7 +341,9 @@ fn ranges(
     f: &mut dyn FnMut(&pb::RangeRequest, &mut pb::RangeResponse),
 ) {
     match (call, answer) {
-        (Call::Range(request), Answer::Range(response)) => f(request, response),
+        (Call::Range(request) | Call::Streamed(request), Answer::Range(response)) => {
+            f(request, response);
+        }
         (Call::Txn(request), Answer::Txn(response)) => in_txn(request, response, f),
         _ => {}
     }
@@ -255,6 +369,27 @@ fn in_txn(
             _ => {}
         }
     }
+}
+
+/// Keys of a stream's first piece.
+const STREAM_FIRST: i64 = 10;
+
+fn sorted(request: &pb::RangeRequest) -> bool {
+    use pb::range_request::{SortOrder, SortTarget};
+    request.sort_order != SortOrder::None as i32
+        && (request.sort_order != SortOrder::Ascend as i32
+            || request.sort_target != SortTarget::Key as i32)
+}
+
+fn filtered(request: &pb::RangeRequest) -> bool {
+    [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ]
+    .iter()
+    .any(|revision| *revision != 0)
 }
 
 /// Up to six items are sorted stably, and from then on not.

@@ -11,7 +11,10 @@
 //! determined. This crate holds no opinion on what is right: the original decides.
 
 mod answer;
+mod ask;
+mod contest;
 pub mod exceptions;
+mod fault;
 mod generate;
 mod pair;
 mod revision;
@@ -23,6 +26,7 @@ mod step;
 mod streams;
 
 pub use answer::Answer;
+pub use fault::Fault;
 pub use generate::{Areas, generate};
 pub use pair::{Difference, Pair};
 pub use session::{Failure, Session, Settings, Summary};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use ferrite_differ::{Areas, Session, Settings};
+use ferrite_differ::{Areas, Fault, Session, Settings};
 use ferrite_testkit::Kind;
 
 /// Sends the same random requests to etcd and to Ferrite and compares every answer.
@@ -30,11 +30,17 @@ struct Cli {
     #[arg(long, value_enum, default_value = "3.5")]
     against: Against,
     /// What the sequences are about.
-    #[arg(long, value_enum, default_value = "data")]
-    areas: Area,
+    #[arg(long, value_enum, default_value = "all")]
+    areas: Areas,
+    /// Pairs of servers that run at the same time.
+    #[arg(long, default_value_t = 4)]
+    workers: usize,
     /// How many seconds a failing sequence may be made smaller for.
     #[arg(long, default_value_t = 90)]
     shrink: u64,
+    /// Break our answers in this way, to see that it is found.
+    #[arg(long, value_enum)]
+    fault: Option<Fault>,
     /// Print the sequences instead of running them.
     #[arg(long)]
     print: bool,
@@ -44,39 +50,18 @@ struct Cli {
 enum Against {
     #[value(name = "3.5")]
     V35,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Area {
-    /// Everything but users and roles.
-    Data,
-    /// Users and roles alone.
-    Auth,
-    /// Everything.
-    All,
+    /// `ETCD_34` names the program; without it, `/usr/bin/etcd`.
+    #[value(name = "3.4")]
+    V34,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let areas = match cli.areas {
-        Area::Data => Areas {
-            auth: false,
-            only_auth: false,
-        },
-        Area::Auth => Areas {
-            auth: true,
-            only_auth: true,
-        },
-        Area::All => Areas {
-            auth: true,
-            only_auth: false,
-        },
-    };
     let mut out = std::io::stdout().lock();
     if cli.print {
         for sequence in cli.from..cli.from.saturating_add(cli.sequences) {
             let _ = writeln!(out, "sequence {sequence}:");
-            for step in ferrite_differ::generate(cli.seed, sequence, areas) {
+            for step in ferrite_differ::generate(cli.seed, sequence, cli.areas) {
                 let _ = writeln!(out, "  {step}");
             }
         }
@@ -89,20 +74,16 @@ fn main() -> ExitCode {
         until: cli.seconds.map(Duration::from_secs),
         against: match cli.against {
             Against::V35 => Kind::Etcd351,
+            Against::V34 => Kind::Etcd34,
         },
-        areas,
+        areas: cli.areas,
         shrink: Duration::from_secs(cli.shrink),
+        workers: cli.workers,
+        fault: cli.fault,
     });
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let _ = writeln!(out, "no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let summary = runtime.block_on(session.run(|failure| {
+    let summary = session.run(|failure| {
         let _ = writeln!(out, "{failure}\n");
-    }));
+    });
     for (row, times) in &summary.excused {
         let _ = writeln!(out, "{row}: needed {times} times");
     }

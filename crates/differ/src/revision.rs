@@ -77,7 +77,7 @@ impl Bases {
     pub fn resolve(&self, call: &Call) -> Call {
         let mut call = call.clone();
         match &mut call {
-            Call::Range(request) => self.range(request),
+            Call::Range(request) | Call::Streamed(request) => self.range(request),
             Call::Txn(request) => self.txn(request),
             Call::Compact(request) => self.plain(&mut request.revision),
             Call::HashKv(request) => self.plain(&mut request.revision),

@@ -27,6 +27,13 @@ pub async fn shrink(
     };
     let mut best = steps;
     let mut shown = fails(&best).await?;
+    // Another difference on the way would lead somewhere else.
+    let first = shown.clone();
+    let fails = async |steps: &[Step]| {
+        fails(steps)
+            .await
+            .filter(|difference| difference.is_like(&first))
+    };
     best.truncate(shown.at + 1);
     let mut piece = best.len() / 2;
     while piece > 0 && since.elapsed() < within {

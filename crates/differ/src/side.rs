@@ -1,31 +1,38 @@
-//! One server of the pair, and the clients that speak to it.
+//! One server of the pair, and the clients that speak to it. What they ask is in [`crate::ask`].
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::time::Duration;
 
 use ferrite_client::pb::watch_request::RequestUnion;
-use ferrite_client::{Client, Config, Status, pb};
+use ferrite_client::{Client, Config, pb};
+use ferrite_proto::v3electionpb::LeaderKey;
 use ferrite_testkit::{Cluster, Kind};
 
-use crate::answer::Answer;
-use crate::step::{CLIENTS, Call, ROOT, ROOT_PASSWORD, Token};
+use crate::step::{CLIENTS, ROOT, ROOT_PASSWORD};
 use crate::streams::WatchStream;
 
 /// How long one call may take before it counts as not answered: more than anything waits inside a
 /// server, on a busy machine.
-const CALL: Duration = Duration::from_secs(30);
+pub(crate) const CALL: Duration = Duration::from_secs(30);
 
 /// More than either server receives, so that it is the server that refuses.
 const SEND_BYTES_MAX: usize = 8 << 20;
 
+/// What both servers take in a request: little, so that what is about limits costs little.
+pub(crate) const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+const TICK_MS: u64 = 20;
+
 /// A server of one member and its clients.
 #[derive(Debug)]
 pub(crate) struct Side {
+    pub kind: Kind,
     cluster: Cluster,
-    clients: Vec<Client>,
+    pub clients: Vec<Client>,
     /// The token that each client was given last.
-    tokens: Vec<Option<String>>,
+    pub tokens: Vec<Option<String>>,
+    /// The leader key that each client was given last.
+    pub claims: Vec<Option<LeaderKey>>,
     pub streams: BTreeMap<usize, WatchStream>,
 }
 
@@ -34,14 +41,16 @@ impl Side {
     ///
     /// # Panics
     /// If it does not start.
-    pub async fn start(kind: Kind, auth: bool) -> Self {
-        let mut arguments = vec!["--unsafe-no-fsync"];
-        if auth {
-            arguments.push("--bcrypt-cost=4");
-        }
+    pub async fn start(kind: Kind) -> Self {
+        let limit = format!("--max-request-bytes={REQUEST_BYTES_MAX}");
         let cluster = Cluster::builder()
             .kinds(&[kind])
-            .extra_args(&arguments)
+            .extra_args(&["--bcrypt-cost=4", &limit])
+            .extra_args_of(Kind::Ferrite, &["--unsafe-no-fsync"])
+            .extra_args_of(Kind::Etcd351, &["--unsafe-no-fsync"])
+            // A member alone is elected as soon as it may be, and by nobody else.
+            .heartbeat_ms(TICK_MS)
+            .election_ms(TICK_MS * 10)
             .start()
             .await;
         let clients = (0..CLIENTS)
@@ -49,13 +58,20 @@ impl Side {
                 let mut config = Config::new([cluster.member(0).endpoint()]);
                 config.call_timeout = Some(CALL);
                 config.max_send_bytes = SEND_BYTES_MAX;
-                Client::new(config).expect("loopback endpoints are good")
+                // Who is given a token from outside does not try again with it: what is refused
+                // is to be seen, and seen once.
+                config.token = Some("none yet".to_owned());
+                let client = Client::new(config).expect("loopback endpoints are good");
+                client.channel().set_token(None);
+                client
             })
             .collect();
         let side = Self {
+            kind,
             cluster,
             clients,
             tokens: vec![None; CLIENTS],
+            claims: vec![None; CLIENTS],
             streams: BTreeMap::new(),
         };
         side.wait_capable().await;
@@ -106,192 +122,6 @@ impl Side {
             .or_insert_with(|| WatchStream::open(client))
     }
 
-    /// Sends the call and waits for its answer. Calls on watch streams are the pair's.
-    pub async fn ask(&mut self, client: usize, call: &Call) -> Answer {
-        match tokio::time::timeout(CALL * 2, self.answer(client, call)).await {
-            Ok(answer) => answer.level(),
-            Err(_) => Answer::Silent,
-        }
-    }
-
-    async fn answer(&mut self, number: usize, call: &Call) -> Answer {
-        let client = self.clients[number].clone();
-        let (mut kv, mut lease, mut auth) = (client.kv(), client.lease(), client.auth());
-        let mut maintenance = client.maintenance();
-        match call.clone() {
-            Call::Range(request) => said(kv.range(request), Answer::Range).await,
-            Call::Put(request) => said(kv.put(request), Answer::Put).await,
-            Call::DeleteRange(request) => said(kv.delete_range(request), Answer::Delete).await,
-            Call::Txn(request) => said(kv.txn(request), Answer::Txn).await,
-            Call::Compact(request) => {
-                said(kv.compact(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-
-            Call::Grant(request) => said(lease.lease_grant(request), Answer::Grant).await,
-            Call::GrantForAMoment(request) => {
-                let picked = request.id == 0;
-                let mut answer = said(lease.lease_grant(request), Answer::Grant).await;
-                if let Answer::Grant(response) = &mut answer {
-                    // It may be over already, so what comes of this is not compared.
-                    let revoke = pb::LeaseRevokeRequest { id: response.id };
-                    let _ = lease.lease_revoke(revoke).await;
-                    if picked {
-                        response.id = response.id.signum();
-                    }
-                }
-                answer
-            }
-            Call::Revoke(request) => {
-                said(lease.lease_revoke(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::TimeToLive(request) => {
-                said(lease.lease_time_to_live(request), Answer::TimeToLive).await
-            }
-            Call::Leases => {
-                said(
-                    lease.lease_leases(pb::LeaseLeasesRequest {}),
-                    Answer::Leases,
-                )
-                .await
-            }
-            Call::KeepAlive(request) => {
-                match lease.lease_keep_alive(tokio_stream::once(request)).await {
-                    Ok(response) => match response.into_inner().message().await {
-                        Ok(Some(response)) => Answer::KeepAlive(response),
-                        Ok(None) => Answer::Nothing,
-                        Err(status) => Answer::refused(&status),
-                    },
-                    Err(status) => Answer::refused(&status),
-                }
-            }
-
-            Call::Members(request) => {
-                said(client.cluster().member_list(request), Answer::Members).await
-            }
-            Call::Status => {
-                said(maintenance.status(pb::StatusRequest {}), |response| {
-                    Answer::Status {
-                        has_leader: response.leader != 0,
-                        is_learner: response.is_learner,
-                        errors: response.errors,
-                        revision: response.header.map_or(0, |header| header.revision),
-                    }
-                })
-                .await
-            }
-            Call::HashKv(request) => said(maintenance.hash_kv(request), Answer::HashKv).await,
-            Call::Alarm(request) => said(maintenance.alarm(request), Answer::Alarms).await,
-
-            Call::Token(token) => {
-                let token = match token {
-                    Token::None => None,
-                    Token::Own => self.tokens[number].clone(),
-                    Token::Of(other) => self.tokens[other].clone(),
-                    Token::Text(text) => Some(text),
-                };
-                client.channel().set_token(token);
-                Answer::Nothing
-            }
-            Call::AuthEnable => {
-                said(auth.auth_enable(pb::AuthEnableRequest {}), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::AuthDisable => {
-                said(auth.auth_disable(pb::AuthDisableRequest {}), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::AuthStatus => {
-                said(
-                    auth.auth_status(pb::AuthStatusRequest {}),
-                    Answer::AuthStatus,
-                )
-                .await
-            }
-            Call::Authenticate(request) => {
-                let answer = said(auth.authenticate(request), Answer::Authenticated).await;
-                if let Answer::Authenticated(response) = &answer {
-                    self.tokens[number] = Some(response.token.clone());
-                    client.channel().set_token(Some(response.token.clone()));
-                }
-                answer
-            }
-            Call::UserAdd(request) => {
-                said(auth.user_add(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::UserGet(request) => said(auth.user_get(request), Answer::User).await,
-            Call::UserList => said(auth.user_list(pb::AuthUserListRequest {}), Answer::Users).await,
-            Call::UserDelete(request) => {
-                said(auth.user_delete(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::UserChangePassword(request) => {
-                said(auth.user_change_password(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::UserGrantRole(request) => {
-                said(auth.user_grant_role(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::UserRevokeRole(request) => {
-                said(auth.user_revoke_role(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::RoleAdd(request) => {
-                said(auth.role_add(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::RoleGet(request) => said(auth.role_get(request), Answer::Role).await,
-            Call::RoleList => said(auth.role_list(pb::AuthRoleListRequest {}), Answer::Roles).await,
-            Call::RoleDelete(request) => {
-                said(auth.role_delete(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::RoleGrantPermission(request) => {
-                said(auth.role_grant_permission(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-            Call::RoleRevokePermission(request) => {
-                said(auth.role_revoke_permission(request), |response| {
-                    Answer::Done(response.header)
-                })
-                .await
-            }
-
-            Call::Watch { .. }
-            | Call::CancelWatch { .. }
-            | Call::Progress { .. }
-            | Call::CloseStream { .. }
-            | Call::Sync => Answer::Nothing,
-        }
-    }
-
     /// Turns authentication off and removes every user and role, whatever a sequence left.
     pub async fn forget_users(&mut self) {
         let root = self.clients[ROOT].clone();
@@ -317,15 +147,5 @@ impl Side {
             let _ = auth.role_delete(pb::AuthRoleDeleteRequest { role }).await;
         }
         self.tokens.fill(None);
-    }
-}
-
-async fn said<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-    answer: impl FnOnce(T) -> Answer,
-) -> Answer {
-    match call.await {
-        Ok(response) => answer(response.into_inner()),
-        Err(status) => Answer::refused(&status),
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use ferrite_client::pb;
+use ferrite_proto::v3electionpb::{CampaignRequest, LeaderKey, LeaderRequest};
+use ferrite_proto::v3lockpb::{LockRequest, UnlockRequest};
 
 use crate::revision::words;
 
@@ -14,6 +16,9 @@ pub(crate) const ROOT: usize = CLIENTS - 1;
 
 /// Root's password, in every sequence.
 pub(crate) const ROOT_PASSWORD: &str = "r00t";
+
+/// What the peer URLs of members that there are not have in common: nothing listens on this port.
+pub(crate) const INVENTED: &str = ":9";
 
 /// One request by one client.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +42,37 @@ pub enum Token {
     Text(String),
 }
 
+/// Which member is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whom {
+    /// The server itself.
+    Own,
+    /// The one with this peer URL, if there is one.
+    At(String),
+    /// This number.
+    Id(u64),
+}
+
+/// Which leader key a candidate shows.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Claim {
+    /// None.
+    None,
+    /// What the client was given by its last campaign; nothing is asked if there was none.
+    Own,
+    /// The same with another revision.
+    Stale,
+    /// One that nobody was given.
+    Forged(LeaderKey),
+}
+
 /// A request, or what a client does between requests.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)] // the names are those of the calls
 pub enum Call {
     Range(pb::RangeRequest),
+    /// A range that we are asked to stream; the original answers the plain one (KV-12).
+    Streamed(pb::RangeRequest),
     Put(pb::PutRequest),
     DeleteRange(pb::DeleteRangeRequest),
     Txn(pb::TxnRequest),
@@ -74,12 +105,38 @@ pub enum Call {
     /// Waits until every watcher has told what happened so far, and compares.
     Sync,
 
+    /// A lock that may have to wait; the client goes on meanwhile.
+    Lock(LockRequest),
+    Unlock(UnlockRequest),
+    Campaign(CampaignRequest),
+    Proclaim {
+        claim: Claim,
+        value: bytes::Bytes,
+    },
+    Resign(Claim),
+    Leader(LeaderRequest),
+    /// What an observer hears first, if there is a leader.
+    Observe(LeaderRequest),
+    /// The call that has waited longest is given up by its caller.
+    GiveUp,
+
     Members(pb::MemberListRequest),
+    MemberAdd(pb::MemberAddRequest),
+    MemberRemove(Whom),
+    MemberUpdate {
+        whom: Whom,
+        peer_urls: Vec<String>,
+    },
+    MemberPromote(Whom),
+    MoveLeader(Whom),
+    Defragment,
     Status,
     HashKv(pb::HashKvRequest),
     Alarm(pb::AlarmRequest),
 
     Token(Token),
+    /// A range with a token from the far future: both wait for it as long as the caller does.
+    FromTheFuture(pb::RangeRequest),
     AuthEnable,
     AuthDisable,
     AuthStatus,
@@ -97,6 +154,21 @@ pub enum Call {
     RoleDelete(pb::AuthRoleDeleteRequest),
     RoleGrantPermission(pb::AuthRoleGrantPermissionRequest),
     RoleRevokePermission(pb::AuthRoleRevokePermissionRequest),
+}
+
+impl Call {
+    /// Whether users, roles or tokens may be left behind by it.
+    pub(crate) fn is_about_users(&self) -> bool {
+        matches!(
+            self,
+            Self::Token(_)
+                | Self::AuthEnable
+                | Self::AuthDisable
+                | Self::Authenticate(_)
+                | Self::UserAdd(_)
+                | Self::RoleAdd(_)
+        )
+    }
 }
 
 impl fmt::Display for Step {

@@ -23,8 +23,10 @@ struct Record {
 pub(crate) enum Heard {
     /// Created, or refused at once.
     Created(pb::WatchResponse),
-    /// One event, however it was packed.
+    /// One event.
     Event(ferrite_proto::mvccpb::Event),
+    /// The end of a message of this revision, which says whether more of it follows.
+    End { revision: i64, fragment: bool },
     /// A progress notice with this revision.
     Progress(i64),
     /// Cancelled.
@@ -120,11 +122,16 @@ impl WatchStream {
         lock(&self.record).ended.is_some()
     }
 
-    /// Everything heard, by watcher, with how it was packed taken out of it.
-    pub fn heard(&self) -> BTreeMap<i64, Vec<Heard>> {
+    /// Everything heard, by watcher. How it was packed stays in it only for watchers that are steady:
+    /// those that catch up hear as much at once as there is.
+    pub fn heard(&self, steady: impl Fn(i64) -> bool) -> BTreeMap<i64, Vec<Heard>> {
         let record = lock(&self.record);
         let mut by_watcher: BTreeMap<i64, Vec<Heard>> = BTreeMap::new();
         for response in &record.responses {
+            // Refusals are compared where they are given; a refused watcher has no place here.
+            if response.created && response.canceled {
+                continue;
+            }
             let heard = by_watcher.entry(response.watch_id).or_default();
             let mut plain = response.clone();
             if let Some(header) = &mut plain.header {
@@ -139,6 +146,7 @@ impl WatchStream {
             } else if events.is_empty() {
                 heard.push(Heard::Progress(revision));
             }
+            let any = !events.is_empty();
             for event in events {
                 let at = event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
                 if at > revision {
@@ -147,6 +155,10 @@ impl WatchStream {
                     )));
                 }
                 heard.push(Heard::Event(event));
+            }
+            if any && steady(response.watch_id) {
+                let fragment = response.fragment;
+                heard.push(Heard::End { revision, fragment });
             }
         }
         if let Some(ended) = &record.ended {

@@ -9,6 +9,9 @@ pub enum Kind {
     Ferrite,
     /// The original's, version 3.5.1, from the folder that `ETCD_ORACLE_DIR` names.
     Etcd351,
+    /// The original's, version 3.4, as distributions package it: the program that `ETCD_34` names, or
+    /// the `etcd` of `/usr/bin`. Comparisons by hand only; no test needs it.
+    Etcd34,
 }
 
 impl Kind {
@@ -24,6 +27,8 @@ impl Kind {
                 &std::env::var_os("ETCD_ORACLE_DIR").expect("ETCD_ORACLE_DIR names the oracle"),
             )
             .join("etcd"),
+            Self::Etcd34 => std::env::var_os("ETCD_34")
+                .map_or_else(|| PathBuf::from("/usr/bin/etcd"), PathBuf::from),
         }
     }
 }

@@ -1,13 +1,34 @@
 //! Users, roles, permissions, and requests by clients who have them or not.
 
 use ferrite_client::pb;
+use ferrite_client::pb::request_op::Request;
 use ferrite_proto::authpb::{Permission, UserAddOptions};
 
 use super::Maker;
+use super::watch::STREAMS;
 use crate::step::{CLIENTS, Call, ROOT, ROOT_PASSWORD, Step, Token};
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "nobody"];
 const ROLES: [&str; 4] = ["r1", "r2", "r3", "none"];
+
+/// Root, alice and bob ask for their tokens.
+fn logins() -> impl Iterator<Item = Step> {
+    [(ROOT, "root"), (0, "alice"), (1, "bob")]
+        .into_iter()
+        .map(|(client, name)| {
+            let password = match client {
+                ROOT => ROOT_PASSWORD,
+                _ => name,
+            };
+            Step {
+                client,
+                call: Call::Authenticate(pb::AuthenticateRequest {
+                    name: name.to_owned(),
+                    password: password.to_owned(),
+                }),
+            }
+        })
+}
 
 impl Maker {
     /// Some administration with authentication off, then on, then whatever the clients try.
@@ -51,22 +72,13 @@ impl Maker {
         }
         all.push(Call::AuthEnable);
         steps.extend(all.into_iter().map(|call| Step { client: ROOT, call }));
-        for (client, name) in [(ROOT, "root"), (0, "alice"), (1, "bob")] {
-            let password = match client {
-                ROOT => ROOT_PASSWORD,
-                _ => name,
-            };
-            steps.push(Step {
-                client,
-                call: Call::Authenticate(pb::AuthenticateRequest {
-                    name: named(name),
-                    password: named(password),
-                }),
-            });
-        }
+        steps.extend(logins());
         for _ in 0..self.rng.between(8, 24) {
             let client = self.rng.below(CLIENTS);
-            let call = match self.rng.weighted(&[50, 12, 20, 8, 6, 2]) {
+            let call = match self
+                .rng
+                .weighted(&[44, 12, 18, 8, 6, 4, 6, 3, 2, 1, 1, 1, 2])
+            {
                 0 => self.flat_kv(),
                 1 => self.lease(),
                 2 => self.administration(),
@@ -74,11 +86,25 @@ impl Maker {
                 3 if client != ROOT => Call::Token(self.token()),
                 4 if client != ROOT => self.login(),
                 5 => self.about_the_member(),
+                6 => self.permitted_watch(),
+                7 => self.compact(),
+                8 => Call::HashKv(pb::HashKvRequest { revision: 0 }),
+                9 if client != ROOT => self.change_of_members(),
+                10 => Call::FromTheFuture(self.range()),
+                11 => {
+                    self.interlude(&mut steps);
+                    continue;
+                }
                 _ => Call::AuthStatus,
             };
+            let mut call = call;
+            forwards(&mut call);
             // 3.5.1 lets strangers grant and revoke, 3.7 does not, and leases would differ (LE-12).
+            // And it lets them compact (KV-26).
             let client = match call {
-                Call::Grant(_) | Call::GrantForAMoment(_) | Call::Revoke(_) => ROOT,
+                Call::Grant(_) | Call::GrantForAMoment(_) | Call::Revoke(_) | Call::Compact(_) => {
+                    ROOT
+                }
                 _ => client,
             };
             steps.push(Step { client, call });
@@ -90,6 +116,48 @@ impl Maker {
             });
         }
         steps
+    }
+
+    /// Authentication goes off and on again. 3.5.1 refuses what carries a token that is no longer good
+    /// even then (AU-14), so tokens go too, and streams that were opened with one.
+    fn interlude(&mut self, steps: &mut Vec<Step>) {
+        let mut by_root = vec![Call::AuthDisable];
+        by_root.extend((0..STREAMS).map(|stream| Call::CloseStream { stream }));
+        steps.extend(by_root.into_iter().map(|call| Step { client: ROOT, call }));
+        let without = |client| Step {
+            client,
+            call: Call::Token(Token::None),
+        };
+        steps.extend((0..CLIENTS).map(without));
+        for _ in 0..self.rng.between(0, 4) {
+            let call = match self.rng.percent(50) {
+                true => self.flat_kv(),
+                // Root stays root, or authentication would stay off.
+                false => loop {
+                    let call = self.administration();
+                    if !format!("{call:?}").contains("\"root\"") {
+                        break call;
+                    }
+                },
+            };
+            steps.push(self.by_anyone(call));
+        }
+        steps.push(Step {
+            client: ROOT,
+            call: Call::AuthEnable,
+        });
+        steps.extend(logins());
+    }
+
+    /// Not up to the open end, for which 3.5.1 takes any permission that begins there (KB-17).
+    fn permitted_watch(&mut self) -> Call {
+        let mut call = self.watch();
+        if let Call::Watch { create, .. } = &mut call
+            && create.range_end[..] == [0]
+        {
+            create.range_end.clear();
+        }
+        call
     }
 
     fn token(&mut self) -> Token {
@@ -217,5 +285,40 @@ impl Maker {
             13 => Call::AuthStatus,
             _ => Call::AuthEnable,
         }
+    }
+}
+
+/// Ranges that end before they begin name no key. Whether etcd permits one depends on how its tree of
+/// grants happens to stand (AU-20), so they become single keys here.
+fn forwards(call: &mut Call) {
+    match call {
+        Call::Range(range) | Call::Streamed(range) | Call::FromTheFuture(range) => {
+            forward(&range.key, &mut range.range_end);
+        }
+        Call::DeleteRange(delete) => forward(&delete.key, &mut delete.range_end),
+        Call::Watch { create, .. } => forward(&create.key, &mut create.range_end),
+        Call::Txn(txn) => {
+            for compare in &mut txn.compare {
+                forward(&compare.key, &mut compare.range_end);
+            }
+            for op in txn.success.iter_mut().chain(&mut txn.failure) {
+                match &mut op.request {
+                    Some(Request::RequestRange(range)) => {
+                        forward(&range.key, &mut range.range_end);
+                    }
+                    Some(Request::RequestDeleteRange(delete)) => {
+                        forward(&delete.key, &mut delete.range_end);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn forward(key: &[u8], range_end: &mut bytes::Bytes) {
+    if range_end[..] != [0] && range_end[..] <= *key {
+        range_end.clear();
     }
 }

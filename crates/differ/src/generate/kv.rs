@@ -6,20 +6,21 @@ use ferrite_client::pb::request_op::Request;
 
 use super::Maker;
 use crate::revision::{compacted, now};
+use crate::side::REQUEST_BYTES_MAX;
 use crate::step::Call;
 
 /// Transactions nest this deep, and no deeper.
 const DEEPEST: usize = 3;
 
 /// One in this many requests is far too large.
-const LARGE_ONE_IN: usize = 700;
+const LARGE_ONE_IN: usize = 400;
 
 impl Maker {
     /// A call, without what 3.5.1 judges nobody's right to (AU-13): nested transactions, and previous
     /// values and leases of puts inside of one.
     pub(super) fn flat_kv(&mut self) -> Call {
         match self.rng.weighted(&[30, 28, 12, 30]) {
-            0 => Call::Range(self.range()),
+            0 => self.plain_or_streamed(),
             1 => Call::Put(self.put()),
             2 => Call::DeleteRange(self.delete()),
             _ => {
@@ -42,7 +43,7 @@ impl Maker {
             return self.large();
         }
         match self.rng.weighted(&[30, 28, 12, 30]) {
-            0 => Call::Range(self.range()),
+            0 => self.plain_or_streamed(),
             1 => Call::Put(self.put()),
             2 => Call::DeleteRange(self.delete()),
             _ => {
@@ -52,6 +53,14 @@ impl Maker {
                 }
                 Call::Txn(txn)
             }
+        }
+    }
+
+    fn plain_or_streamed(&mut self) -> Call {
+        let request = self.range();
+        match self.rng.percent(25) {
+            true => Call::Streamed(request),
+            false => Call::Range(request),
         }
     }
 
@@ -72,7 +81,11 @@ impl Maker {
 
     /// Above what a request may have, and above what a message may have.
     fn large(&mut self) -> Call {
-        let bytes = self.rng.pick(&[1_572_864, 1_573_000, 2_097_200]);
+        let bytes = self.rng.pick(&[
+            REQUEST_BYTES_MAX,
+            REQUEST_BYTES_MAX + 500,
+            REQUEST_BYTES_MAX + (512 << 10) + 50,
+        ]);
         Call::Put(pb::PutRequest {
             key: self.some_key(),
             value: vec![b'x'; bytes].into(),
@@ -80,7 +93,7 @@ impl Maker {
         })
     }
 
-    fn range(&mut self) -> pb::RangeRequest {
+    pub(super) fn range(&mut self) -> pb::RangeRequest {
         let (key, range_end) = self.range_of_keys();
         let mut request = pb::RangeRequest {
             key,

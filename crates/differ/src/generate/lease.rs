@@ -27,7 +27,7 @@ impl Maker {
         }
     }
 
-    fn grant(&mut self) -> Call {
+    pub(super) fn grant(&mut self) -> Call {
         let slot = i64::try_from(self.rng.below(4)).unwrap_or(0);
         let own = i64::try_from(self.sequence).unwrap_or(0) * 8 + slot + 1_000;
         let id = match self.rng.percent(90) {

@@ -4,8 +4,10 @@
 //! of its ranges reach further, over what others left.
 
 mod auth;
+mod contest;
 mod kv;
 mod lease;
+mod members;
 mod watch;
 
 use ferrite_client::pb;
@@ -15,12 +17,32 @@ use crate::rng::Rng;
 use crate::step::{CLIENTS, Call, Step};
 
 /// What sequences are about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Areas {
-    /// With users, roles and permissions; the server has to have them.
-    pub auth: bool,
-    /// Nothing else.
-    pub only_auth: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Areas {
+    /// Keys, leases, watchers, compactions.
+    Data,
+    /// Users, roles, and what they may.
+    Auth,
+    /// Locks and elections.
+    Contests,
+    /// Changes of the membership.
+    Members,
+    /// Everything.
+    All,
+}
+
+impl Areas {
+    /// How often each kind of sequence comes: keys, leases, watchers, the whole store, large values
+    /// watched, users, contests, members.
+    fn weights(self) -> [usize; 8] {
+        match self {
+            Self::Data => [70, 12, 6, 10, 2, 0, 0, 0],
+            Self::Auth => [0, 0, 0, 0, 0, 1, 0, 0],
+            Self::Contests => [0, 0, 0, 0, 0, 0, 1, 0],
+            Self::Members => [0, 0, 0, 0, 0, 0, 0, 1],
+            Self::All => [42, 10, 6, 10, 2, 15, 10, 5],
+        }
+    }
 }
 
 /// Steps of a sequence, at least and at most.
@@ -37,21 +59,21 @@ pub fn generate(seed: u64, sequence: u64, areas: Areas) -> Vec<Step> {
         prefix: format!("{sequence:04x}/").into_bytes(),
         sequence,
         leases: Vec::new(),
+        urls: Vec::new(),
+        invented: 0,
     };
     if sequence % ALL_EVERY == ALL_EVERY - 1 {
         return everything();
     }
-    let weights = match (areas.auth, areas.only_auth) {
-        (_, true) => [0, 0, 0, 0, 1],
-        (true, false) => [62, 12, 4, 10, 12],
-        (false, false) => [72, 12, 5, 11, 0],
-    };
-    match maker.rng.weighted(&weights) {
+    match maker.rng.weighted(&areas.weights()) {
         0 => maker.steps(&[60, 1, 0]),
         1 => maker.steps(&[25, 60, 0]),
         2 => maker.steps(&[40, 5, 40]),
         3 => maker.whole_store(),
-        _ => maker.auth(),
+        4 => maker.large_and_watched(),
+        5 => maker.auth(),
+        6 => maker.contest(),
+        _ => maker.membership(),
     }
 }
 
@@ -84,6 +106,9 @@ struct Maker {
     sequence: u64,
     /// Leases granted so far in this sequence, as far as is known without an answer.
     leases: Vec<i64>,
+    /// Peer URLs named so far.
+    urls: Vec<String>,
+    invented: u64,
 }
 
 impl Maker {
@@ -136,11 +161,12 @@ impl Maker {
     }
 
     fn about_the_member(&mut self) -> Call {
-        match self.rng.below(3) {
-            0 => Call::Members(pb::MemberListRequest {
+        match self.rng.below(4) {
+            0 if self.rng.percent(20) => Call::Defragment,
+            0 | 1 => Call::Members(pb::MemberListRequest {
                 linearizable: self.rng.percent(50),
             }),
-            1 => Call::Status,
+            2 => Call::Status,
             _ => Call::Alarm(pb::AlarmRequest {
                 alarm: self.rng.pick(&[0, 1, 2, 0, 5]),
                 member_id: self.rng.pick(&[0, 0, 7]),
@@ -156,10 +182,7 @@ impl Maker {
             steps.push(self.by_anyone(call));
         }
         if self.rng.percent(85) {
-            let mut end = self.prefix.clone();
-            if let Some(last) = end.last_mut() {
-                *last += 1;
-            }
+            let end = next_prefix(&self.prefix);
             let call = Call::DeleteRange(pb::DeleteRangeRequest {
                 key: self.prefix.clone().into(),
                 range_end: end.into(),
@@ -210,10 +233,7 @@ impl Maker {
             0 => Vec::new(),
             1 => {
                 // the whole sequence
-                let mut end = self.prefix.clone();
-                if let Some(last) = end.last_mut() {
-                    *last += 1;
-                }
+                let end = next_prefix(&self.prefix);
                 return (self.prefix.clone().into(), end.into());
             }
             2 => self.key().to_vec(),
@@ -257,4 +277,13 @@ impl Maker {
             _ => 404,
         }
     }
+}
+
+/// Where the keys with this prefix end; its last byte is a slash.
+fn next_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
 }

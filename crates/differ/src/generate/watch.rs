@@ -2,12 +2,12 @@
 
 use ferrite_client::pb;
 
-use super::Maker;
+use super::{Maker, next_prefix};
 use crate::revision::{compacted, now, start};
-use crate::step::Call;
+use crate::step::{Call, Step};
 
 /// Streams that a sequence has, at most.
-const STREAMS: usize = 3;
+pub(super) const STREAMS: usize = 3;
 
 impl Maker {
     pub(super) fn watch(&mut self) -> Call {
@@ -25,6 +25,56 @@ impl Maker {
             3 => Call::CloseStream { stream },
             _ => Call::Sync,
         }
+    }
+
+    /// Values so large that what one transaction does to them is too much for one message.
+    pub(super) fn large_and_watched(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let (first, last) = (self.prefix.clone(), next_prefix(&self.prefix));
+        let whole = |maker: &mut Self, start_revision| Call::Watch {
+            stream: maker.rng.below(STREAMS),
+            create: pb::WatchCreateRequest {
+                key: first.clone().into(),
+                range_end: last.clone().into(),
+                start_revision,
+                prev_kv: maker.rng.percent(80),
+                fragment: maker.rng.percent(80),
+                ..Default::default()
+            },
+        };
+        let mut calls = vec![whole(self, 0), whole(self, 0)];
+        for key in 0..self.rng.between(10, 16) {
+            let bytes = usize::try_from(self.rng.between(40_000, 65_000)).unwrap_or(0);
+            calls.push(Call::Put(pb::PutRequest {
+                key: [&first[..], b"v", key.to_string().as_bytes()]
+                    .concat()
+                    .into(),
+                value: vec![b'v'; bytes].into(),
+                ..Default::default()
+            }));
+        }
+        let range = self.range();
+        calls.push(Call::Streamed(pb::RangeRequest {
+            key: first.clone().into(),
+            range_end: last.clone().into(),
+            ..range
+        }));
+        if self.rng.percent(50) {
+            let from = start(self.rng.between(0, 8));
+            calls.push(whole(self, from));
+        }
+        calls.push(Call::DeleteRange(pb::DeleteRangeRequest {
+            key: first.clone().into(),
+            range_end: last.clone().into(),
+            ..Default::default()
+        }));
+        let from = start(self.rng.between(0, 8));
+        calls.push(whole(self, from));
+        calls.push(Call::Sync);
+        for call in calls {
+            steps.push(self.by_anyone(call));
+        }
+        steps
     }
 
     fn watcher(&mut self) -> pb::WatchCreateRequest {
