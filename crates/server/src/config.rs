@@ -30,7 +30,7 @@ const QUOTA_DEFAULT_BYTES: u64 = 2 << 30;
 /// Above this the original warns.
 const QUOTA_ADVISED_BYTES: u64 = 8 << 30;
 /// The least a connection between members may be silent.
-const PEER_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+pub const PEER_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 /// What `--watch-progress-notify-interval=0` means.
 const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(600);
 /// What `--auth-token-ttl=0` means.

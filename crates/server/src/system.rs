@@ -1,12 +1,14 @@
 //! What the server says of itself and its surroundings before it starts: the architecture, the data
 //! folder it finds, and the banner.
 
+use std::time::Duration;
+
 use ferrite_cli::gofmt;
 use ferrite_node::config::ETCD_VERSION;
 use ferrite_node::recover;
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::config::{Config, PEER_TIMEOUT_MIN};
 use crate::features::GATES;
 use crate::flags::Url;
 use crate::log;
@@ -53,6 +55,12 @@ pub fn announce(config: &Config) {
             name = node.name,
             "it isn't recommended to use default name, please set a value for --name. Note that etcd might run into issue when multiple members have the same default name"
         );
+    }
+    for flag in ["raft-read-timeout", "raft-write-timeout"] {
+        if config.values.duration(flag) < PEER_TIMEOUT_MIN {
+            let least = gofmt::duration(PEER_TIMEOUT_MIN);
+            tracing::info!("{flag} increased to minimum value: {least}");
+        }
     }
     let data_dir = node.data_dir.display();
     if config.values.text("data-dir").is_empty() {
@@ -103,6 +111,15 @@ fn words(text: &str) -> Value {
     words.into_iter().collect()
 }
 
+/// What is kept of history, as the original shows it: revisions count as nanoseconds.
+fn retention(mode: &str, text: &str) -> Duration {
+    match (mode, text.parse::<u64>()) {
+        ("revision", Ok(revisions)) => Duration::from_nanos(revisions),
+        (_, Ok(hours)) => Duration::from_secs(hours.saturating_mul(3600)),
+        (_, Err(_)) => gofmt::parse_duration(text).unwrap_or_default(),
+    }
+}
+
 /// The line with all settings.
 pub fn banner(config: &Config) {
     let node = &config.node;
@@ -124,6 +141,10 @@ pub fn banner(config: &Config) {
         .filter(|spec| config.features.is_given(spec.gate))
         .map(|spec| format!("{}={}", spec.name, config.features.enabled(spec.gate)))
         .collect();
+    let retention = Value::from(gofmt::duration(retention(
+        values.text("auto-compaction-mode"),
+        values.text("auto-compaction-retention"),
+    )));
     log::long(
         "starting an etcd server",
         &[
@@ -202,10 +223,8 @@ pub fn banner(config: &Config) {
                 span("compact-hash-check-time"),
             ),
             ("auto-compaction-mode", text("auto-compaction-mode")),
-            (
-                "auto-compaction-retention",
-                text("auto-compaction-retention"),
-            ),
+            ("auto-compaction-retention", retention.clone()),
+            ("auto-compaction-interval", retention),
             ("discovery-token", text("discovery-token")),
             ("discovery-endpoints", text("discovery-endpoints")),
             ("discovery-dial-timeout", span("discovery-dial-timeout")),

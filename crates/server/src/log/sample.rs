@@ -65,7 +65,7 @@ impl Sampler {
             Some(counter) => counter.count(now_ms),
             None => return true,
         };
-        count <= FIRST || (count - FIRST) % THEREAFTER == 0
+        count <= FIRST || (count - FIRST).is_multiple_of(THEREAFTER)
     }
 }
 
