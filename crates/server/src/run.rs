@@ -16,6 +16,7 @@ use crate::features::Feature;
 use crate::listen::{ClientPort, Speech, client_ports};
 use crate::serve::{ClientServer, ServeError, peer_body};
 use crate::service::{Context, Serving};
+use crate::spans::Tracer;
 use crate::{http, log, system, tls};
 
 /// How the process ended.
@@ -109,6 +110,13 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         client_ports(&config.listen_client, &client_tls).map_err(RunError::Listen)?;
     let mut node_config = config.node.clone();
     node_config.dialer = tls::peer_dialer(&peer_tls).map_err(RunError::Listen)?;
+    let tracer = match &config.tracing {
+        Some(settings) => Some(Tracer::start(settings).map_err(RunError::Runtime)?),
+        None => None,
+    };
+    if tracer.is_some() {
+        tracing::info!("distributed tracing setup enabled");
+    }
     system::banner(config);
     let recovered = tokio::select! {
         recovered = async {
@@ -154,7 +162,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
 
     let mut clients = None;
     let outcome = tokio::select! {
-        served = publish_and_serve(&node, client_ports, config) => {
+        served = publish_and_serve(&node, client_ports, config, tracer.clone()) => {
             clients = Some(served?);
             tokio::select! {
                 number = signals.recv() => Outcome::Signal(number),
@@ -181,6 +189,9 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         stopping.watch_hub().close();
         if let Some(clients) = clients {
             clients.stop();
+        }
+        if let Some(tracer) = tracer {
+            tracer.stop();
         }
         stopping.stop();
     });
@@ -273,6 +284,7 @@ async fn publish_and_serve(
     node: &Node,
     ports: Vec<ClientPort>,
     config: &Config,
+    tracer: Option<Arc<Tracer>>,
 ) -> Result<ClientServer, RunError> {
     if tasks::publish(node).await.is_err() {
         // Stopping: the caller's other branch says why.
@@ -290,6 +302,7 @@ async fn publish_and_serve(
             progress_interval: config.watch_progress_interval,
             warn_unary: config.warn_unary,
             serving: Serving::new(config.features.enabled(Feature::StopGRPCServiceOnDefrag)),
+            tracer,
         },
     )?;
     for (address, speech) in addresses {

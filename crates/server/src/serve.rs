@@ -43,7 +43,9 @@ use crate::service::kv::KvService;
 use crate::service::lease::LeaseService;
 use crate::service::lock::LockService;
 use crate::service::maintenance::MaintenanceService;
+use crate::service::traced::Traced;
 use crate::service::watch::WatchService;
+use crate::spans::Sent;
 
 /// Threads that serve clients: half of the machine, at least one, at most eight.
 const THREADS_MAX: usize = 8;
@@ -79,6 +81,11 @@ struct Services {
     health: HealthServer<HealthService>,
     lock: LockServer<LockService>,
     election: ElectionServer<ElectionService>,
+    /// For requests that are traced, where there are any.
+    traced: Option<(
+        KvServer<Traced<KvService>>,
+        LeaseServer<Traced<LeaseService>>,
+    )>,
     receive_max: usize,
 }
 
@@ -104,12 +111,24 @@ impl Services {
                 .max_decoding_message_size(receive_max),
             election: ElectionServer::new(ElectionService(context.clone()))
                 .max_decoding_message_size(receive_max),
+            traced: context.tracer.as_ref().map(|_| {
+                (
+                    KvServer::new(Traced(KvService(context.clone())))
+                        .max_decoding_message_size(receive_max)
+                        .max_encoding_message_size(i32::MAX as usize),
+                    LeaseServer::new(Traced(LeaseService(context.clone())))
+                        .max_decoding_message_size(receive_max),
+                )
+            }),
             context,
             receive_max,
         }
     }
 
-    async fn serve(&mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn serve(
+        &mut self,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
         if request.version() != Version::HTTP_2 || is_plain_over_tls(&request) {
             return Ok(self.plain(&request).await);
         }
@@ -120,18 +139,20 @@ impl Services {
             .strip_prefix('/')
             .and_then(|rest| rest.split_once('/'))
             .map(|(service, _)| service);
-        let response = match service {
-            Some("etcdserverpb.KV") => self.kv.call(request).await?,
-            Some("etcdserverpb.Lease") => self.lease.call(request).await?,
-            Some("etcdserverpb.Watch") => self.watch.call(request).await?,
-            Some("etcdserverpb.Cluster") => self.cluster.call(request).await?,
-            Some("etcdserverpb.Maintenance") => self.maintenance.call(request).await?,
-            Some("etcdserverpb.Auth") => self.auth.call(request).await?,
-            Some("grpc.health.v1.Health") => self.health.call(request).await?,
-            Some("v3lockpb.Lock") => self.lock.call(request).await?,
-            Some("v3electionpb.Election") => self.election.call(request).await?,
-            Some(service) => return Ok(unimplemented(&format!("unknown service {service}"))),
-            None => return Ok(unimplemented(&format!("malformed method name: {path:?}"))),
+        let tracer = self.context.tracer.as_ref();
+        let span = tracer.and_then(|tracer| tracer.arrived(request.headers(), path));
+        if let Some(span) = &span {
+            request.extensions_mut().insert(span.context());
+        }
+        let traced = self.traced.as_mut().filter(|_| span.is_some());
+        let response = match (service, traced) {
+            (Some("etcdserverpb.KV"), Some((kv, _))) => kv.call(request).await?,
+            (Some("etcdserverpb.Lease"), Some((_, lease))) => lease.call(request).await?,
+            (service, _) => self.route(service, path, request).await?,
+        };
+        let response = match span {
+            Some(span) => Sent::with(response, span),
+            None => response,
         };
         let took = started.elapsed();
         if took > self.context.warn_unary && !STREAMS.contains(&path) {
@@ -145,6 +166,27 @@ impl Services {
             );
         }
         Ok(self.in_grpc_words(response))
+    }
+
+    async fn route(
+        &mut self,
+        service: Option<&str>,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        Ok(match service {
+            Some("etcdserverpb.KV") => self.kv.call(request).await?,
+            Some("etcdserverpb.Lease") => self.lease.call(request).await?,
+            Some("etcdserverpb.Watch") => self.watch.call(request).await?,
+            Some("etcdserverpb.Cluster") => self.cluster.call(request).await?,
+            Some("etcdserverpb.Maintenance") => self.maintenance.call(request).await?,
+            Some("etcdserverpb.Auth") => self.auth.call(request).await?,
+            Some("grpc.health.v1.Health") => self.health.call(request).await?,
+            Some("v3lockpb.Lock") => self.lock.call(request).await?,
+            Some("v3electionpb.Election") => self.election.call(request).await?,
+            Some(service) => unimplemented(&format!("unknown service {service}")),
+            None => unimplemented(&format!("malformed method name: {path:?}")),
+        })
     }
 
     /// The library words a message that is too large in its own way; clients know Go's.

@@ -13,6 +13,7 @@ pub mod lock;
 pub mod maintenance;
 pub mod range_stream;
 pub mod slices;
+pub mod traced;
 pub mod watch;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::auth::Gate;
 use crate::errors;
+use crate::spans::Tracer;
 
 /// What every service holds.
 #[derive(Clone)]
@@ -38,6 +40,8 @@ pub struct Context {
     pub warn_unary: std::time::Duration,
     /// What the health service says.
     pub serving: Serving,
+    /// Traces requests, where that is on.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// Whether this member serves, as the health service says it.
