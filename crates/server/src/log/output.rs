@@ -206,3 +206,51 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+    use std::time::Duration;
+
+    /// A socket that nobody reads takes some hundred kilobytes; the rest waits, up to the limits.
+    #[test]
+    fn what_does_not_fit_is_dropped_and_nobody_waits() {
+        let (mut reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let file = File::from(std::os::fd::OwnedFd::from(writer));
+        let queue = Queue::start(Output::File(file, PathBuf::new())).expect("a thread");
+        let line = |severity, text: String| {
+            let caller = "folder/file.rs:7".to_owned();
+            Arc::new(Line {
+                severity,
+                caller,
+                text,
+            })
+        };
+        let long = "x".repeat(1_000);
+        let started = Instant::now();
+        for _ in 0..20_000 {
+            queue.push(&line(Severity::Info, format!("{long}\n")));
+        }
+        assert!(started.elapsed() < Duration::from_secs(5));
+        let dropped = queue.dropped.load(Ordering::Relaxed);
+        let waiting = lock(&queue.pending).bytes;
+        assert!(waiting <= QUEUE_BYTES_MAX + 2_000, "{waiting} bytes wait");
+        assert!(dropped > 10_000, "only {dropped} dropped");
+        // What ends the process is not dropped.
+        queue.push(&line(Severity::Fatal, "the end\n".to_owned()));
+        let reading = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let mut piece = [0; 65_536];
+            while !text.ends_with(b"the end\n") {
+                let length = reader.read(&mut piece).expect("bytes");
+                assert_ne!(length, 0, "it ends without its last line");
+                text.extend_from_slice(&piece[..length]);
+            }
+            text.len() / 1_001
+        });
+        queue.flush(Instant::now() + Duration::from_secs(20));
+        let written = reading.join().expect("a reader");
+        assert_eq!(written as u64 + dropped, 20_000);
+    }
+}
