@@ -15,6 +15,7 @@ pub const PACKAGES: &[&str] = &[
     "leasepb",
     "membershippb",
     "mvccpb",
+    "opentelemetry.proto.collector.trace.v1",
     "raftpb",
     "snappb",
     "v3electionpb",

@@ -44,6 +44,13 @@ pub mod mvccpb {
     include!("gen/mvccpb.rs");
 }
 
+/// Spans, as a collector of OpenTelemetry's protocol takes them.
+pub mod opentelemetry_proto_collector_trace_v1 {
+    include!("gen/opentelemetry_proto_collector_trace_v1.rs");
+    #[cfg(feature = "grpc")]
+    include!("gen/opentelemetry_proto_collector_trace_v1.grpc.rs");
+}
+
 /// Raft messages, log entries and state.
 pub mod raftpb {
     include!("gen/raftpb.rs");

@@ -1,7 +1,7 @@
 //! From flags to what the node and the listeners are told.
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,19 +10,27 @@ use ferrite_node::{Config as NodeConfig, Upkeep};
 use ferrite_peer::Dialer;
 
 use crate::auth::{Gate, Tokens};
+use crate::config_file::in_go;
 use crate::features::{Feature, Features};
 use crate::flags::{Url, Values};
-use crate::log::{Format, Output, Severity};
+use crate::log::journal::{self, Journal};
+use crate::log::output::{self, Output};
+use crate::log::rotate::{self, Rotating};
+use crate::log::{Format, Severity};
 use crate::memory;
 use crate::service::watch::PROGRESS_INTERVAL_MIN;
+use crate::spans;
 use crate::tls;
 
+/// The original's words for a member that nobody could reach.
+pub const UNSET_ADVERTISE_CLIENT_URLS: &str =
+    "--advertise-client-urls is required when --listen-client-urls is set explicitly";
 /// The default quota, as etcd's.
 const QUOTA_DEFAULT_BYTES: u64 = 2 << 30;
 /// Above this the original warns.
 const QUOTA_ADVISED_BYTES: u64 = 8 << 30;
 /// The least a connection between members may be silent.
-const PEER_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+pub const PEER_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 /// What `--watch-progress-notify-interval=0` means.
 const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(600);
 /// What `--auth-token-ttl=0` means.
@@ -52,6 +60,12 @@ pub struct Config {
     pub features: Features,
     /// Things worth a line in the log.
     pub warnings: Vec<String>,
+    /// All memory is to stay in RAM.
+    pub lock_memory: bool,
+    /// Spans of requests, if they are wanted.
+    pub tracing: Option<spans::Settings>,
+    /// The flags as they were given, for the banner.
+    pub values: Values,
 }
 
 /// How to log.
@@ -74,10 +88,23 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
         "capnslog" => return Err("--logger=capnslog is removed in v3.5".into()),
         other => return Err(format!("unknown logger option {other:?}")),
     }
+    let mut names: Vec<&str> = values.text("log-outputs").split(',').collect();
+    if names == [""] {
+        names = vec!["default"];
+    }
+    names.sort_unstable();
+    names.dedup();
+    if names.len() > 1 && names.contains(&"default") {
+        return Err("multi logoutput for \"default\" is not supported yet".into());
+    }
+    let rotation = match values.bool("enable-log-rotation") {
+        true => Some(rotation(&names, values.text("log-rotation-config-json"))?),
+        false => None,
+    };
     let least = Severity::parse(values.text("log-level"))
         .ok_or_else(|| format!("unrecognized level: {:?}", values.text("log-level")))?;
     let format = match values.text("log-format") {
-        "json" => Format::Json,
+        "json" | "" => Format::Json,
         "console" => Format::Console,
         other => {
             return Err(format!(
@@ -85,27 +112,34 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
             ));
         }
     };
-    let names: Vec<&str> = values.text("log-outputs").split(',').collect();
-    if names.len() > 1 && names.contains(&"default") {
-        return Err("multi logoutput for \"default\" is not supported yet".into());
+    if names.contains(&"systemd/journal") && names.len() > 1 {
+        let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+        return Err(format!(
+            "running with systemd/journal but other '--log-outputs' values ([{}]) are configured with 'default'; override 'default' value with something else",
+            names.join(" ")
+        ));
+    }
+    // One that throws everything away throws away what the others would get.
+    if names.contains(&"/dev/null") {
+        names = vec!["/dev/null"];
     }
     let mut outputs = Vec::new();
     for name in names {
+        let path = Path::new(name);
         outputs.push(match name {
             "default" | "stderr" => Output::Stderr,
             "stdout" => Output::Stdout,
-            "systemd/journal" => {
-                return Err(
-                    "--log-outputs systemd/journal is not supported yet: log to stderr, which systemd collects".into(),
-                );
+            "systemd/journal" => Output::Journal(Journal::connect(Path::new(journal::SOCKET))?),
+            _ => match &rotation {
+                Some(rotation) => Rotating::open(path, rotation.clone()).map(Output::Rotating),
+                None => output::open(path).map(|file| Output::File(file, path.to_owned())),
             }
-            path => Output::File(
-                std::fs::File::options()
-                    .append(true)
-                    .create(true)
-                    .open(path)
-                    .map_err(|error| format!("cannot open the log output {path}: {error}"))?,
-            ),
+            .map_err(|error| {
+                format!(
+                    "open sink {name:?}: open {name}: {} (the log output must be a file that can be written)",
+                    in_go(&error)
+                )
+            })?,
         });
     }
     Ok(LogConfig {
@@ -115,12 +149,27 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
     })
 }
 
+/// One file, and how it begins anew.
+fn rotation(names: &[&str], settings: &str) -> Result<rotate::Settings, String> {
+    let files = names
+        .iter()
+        .filter(|name| !matches!(**name, "default" | "stderr" | "stdout"))
+        .count();
+    if files > 1 || (files == 0 && names.len() == 1) {
+        return Err(
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined"
+                .into(),
+        );
+    }
+    rotate::Settings::parse(settings)
+}
+
 /// Reads everything else.
 ///
 /// # Errors
 /// What is wrong with the flags, in the original's words where it has some.
 pub fn read(values: &Values) -> Result<Config, String> {
-    let mut warnings = values.warnings.clone();
+    let mut warnings = Vec::new();
     let name = values.text("name").to_owned();
     let data_dir = match values.text("data-dir") {
         "" => format!("{name}.etcd"),
@@ -132,14 +181,15 @@ pub fn read(values: &Values) -> Result<Config, String> {
         check_listen(url)?;
     }
     let mut client_urls = values.urls("advertise-client-urls");
-    if values.is_set("listen-client-urls") && !values.is_set("advertise-client-urls") {
+    // Who writes a file gets the default there.
+    if !values.is_from_file()
+        && values.is_set("listen-client-urls")
+        && !values.is_set("advertise-client-urls")
+    {
         client_urls = Vec::new();
     }
     if client_urls.is_empty() && !listen_client.is_empty() {
-        return Err(
-            "--advertise-client-urls is required when --listen-client-urls is set explicitly"
-                .into(),
-        );
+        return Err(UNSET_ADVERTISE_CLIENT_URLS.into());
     }
     let peer_urls = values.urls("initial-advertise-peer-urls");
     check_advertised(&peer_urls).map_err(|why| {
@@ -162,6 +212,17 @@ pub fn read(values: &Values) -> Result<Config, String> {
         return Err(format!(
             "{url}: members do not talk over unix sockets in Ferrite; give a http:// or https:// URL"
         ));
+    }
+    // A file may say anything; on the command line the word was checked.
+    let state = values.text("initial-cluster-state");
+    if !matches!(state, "new" | "existing" | "") {
+        return Err(format!("unexpected clusterState {state:?}"));
+    }
+    if values.text("discovery-fallback") == "proxy" {
+        return Err(
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""
+                .into(),
+        );
     }
     let tick_ms = values.unsigned("heartbeat-interval");
     let election_ms = values.unsigned("election-timeout");
@@ -192,6 +253,9 @@ pub fn read(values: &Values) -> Result<Config, String> {
     if values.is_set("max-snapshots") {
         warnings
             .push("--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.".into());
+    }
+    if values.is_set("v2-deprecation") {
+        warnings.push("--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input.".into());
     }
     let or = |name: &str, default: u64| match values.unsigned(name) {
         0 => default,
@@ -252,7 +316,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         peer_urls: peer_urls.iter().map(Url::to_string).collect(),
         initial_cluster,
         initial_cluster_token: values.text("initial-cluster-token").to_owned(),
-        new_cluster: values.text("initial-cluster-state") == "new",
+        new_cluster: state != "existing",
         tick: Duration::from_millis(tick_ms),
         election_ticks: usize::try_from(election_ms / tick_ms).unwrap_or(usize::MAX),
         advance_election_at_start: values.bool("initial-election-tick-advance"),
@@ -292,6 +356,9 @@ pub fn read(values: &Values) -> Result<Config, String> {
         tls,
         features,
         warnings,
+        lock_memory: values.bool("memory-mlock"),
+        tracing: spans::Settings::read(values)?,
+        values: values.clone(),
     })
 }
 
@@ -412,6 +479,58 @@ mod tests {
     }
 
     #[test]
+    fn wrong_settings_of_the_log_are_refused_in_the_originals_words() {
+        let logged = |arguments: &[&str]| {
+            let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+            let values = Values::parse(&arguments, []).expect("flags");
+            match logging(&values) {
+                Ok(_) => format!("{arguments:?} was accepted"),
+                Err(error) => error,
+            }
+        };
+        assert_eq!(
+            logged(&["--logger=capnslog"]),
+            "--logger=capnslog is removed in v3.5"
+        );
+        assert_eq!(logged(&["--logger=x"]), "unknown logger option \"x\"");
+        assert_eq!(
+            logged(&["--log-outputs=stdout,default"]),
+            "multi logoutput for \"default\" is not supported yet"
+        );
+        assert_eq!(
+            logged(&["--log-outputs=stderr,systemd/journal"]),
+            "running with systemd/journal but other '--log-outputs' values ([\"stderr\" \"systemd/journal\"]) are configured with 'default'; override 'default' value with something else"
+        );
+        let single =
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined";
+        for outputs in ["default", "stderr", "a,b"] {
+            assert_eq!(
+                logged(&["--enable-log-rotation", &format!("--log-outputs={outputs}")]),
+                single
+            );
+        }
+        assert_eq!(
+            logged(&[
+                "--enable-log-rotation",
+                "--log-outputs=/nonexistent/x",
+                "--log-rotation-config-json={\"maxsize\": true}"
+            ]),
+            "invalid log rotation config: json: cannot unmarshal bool into Go struct field logRotationConfig.Logger.maxsize of type int"
+        );
+        assert_eq!(
+            logged(&["--log-format=x"]),
+            "unknown log format: x, supported values json, console"
+        );
+        assert_eq!(
+            logged(&["--log-level=loud"]),
+            "unrecognized level: \"loud\""
+        );
+        assert!(
+            logged(&["--log-outputs=/nonexistent/x"]).contains("open /nonexistent/x: no such file")
+        );
+    }
+
+    #[test]
     fn no_flag_at_all_makes_a_working_single_member() {
         let config = config(&[]).expect("valid");
         assert_eq!(config.node.data_dir, PathBuf::from("default.etcd"));
@@ -470,6 +589,26 @@ mod tests {
             refused(&["--election-timeout", "60000"]),
             "--election-timeout[60000ms] is too long, and should be set less than 50000ms"
         );
+        assert_eq!(
+            refused(&["--discovery-fallback", "proxy"]),
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""
+        );
+        let traced = |rate| {
+            refused(&[
+                "--enable-distributed-tracing",
+                &format!("--distributed-tracing-sampling-rate={rate}"),
+            ])
+        };
+        assert_eq!(
+            traced("-1"),
+            "distributed tracing configurition is not valid: (tracing sampling rate must be positive)"
+        );
+        assert_eq!(
+            traced("1000001"),
+            "distributed tracing configurition is not valid: (tracing sampling rate must be less than 1000000)"
+        );
+        // Only where it is on.
+        assert!(config(&["--distributed-tracing-sampling-rate=-1"]).is_ok());
         assert_eq!(
             refused(&["--initial-cluster", "a=b"]),
             "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: b"

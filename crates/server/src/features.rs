@@ -162,6 +162,11 @@ impl Features {
         Ok(Features { given })
     }
 
+    /// Whether a gate was named.
+    pub fn is_given(&self, gate: Feature) -> bool {
+        self.given.contains_key(&gate)
+    }
+
     /// Whether a gate is on: by its own name, or by that of its stage, or by default.
     pub fn enabled(&self, gate: Feature) -> bool {
         let Some(spec) = GATES.iter().find(|spec| spec.gate == gate) else {

@@ -5,6 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use ferrite_cli::gofmt;
+
+use crate::config_file::{self, FileError};
 use crate::features::{self, Features};
 
 /// What a value must look like.
@@ -24,6 +27,8 @@ pub enum Kind {
     Urls,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// Some of these words, with commas between.
+    SomeOf(&'static [&'static str]),
     /// Feature gates: `A=true,B=false`.
     Gates,
     /// Accepted and without effect, as the original does.
@@ -67,7 +72,13 @@ const AUTH: &str = "Auth";
 const SECURITY: &str = "Security";
 const FEATURES: &str = "Features";
 const LOGGING: &str = "Logging";
+const TRACING: &str = "Distributed tracing";
 const UNSAFE: &str = "Unsafe feature";
+
+/// In the order of the help.
+const GROUPS: &[&str] = &[
+    MEMBER, CLUSTERING, SECURITY, AUTH, LOGGING, TRACING, FEATURES, UNSAFE,
+];
 
 /// Every flag of the server.
 pub const FLAGS: &[Flag] = &[
@@ -161,6 +172,20 @@ pub const FLAGS: &[Flag] = &[
         "0",
         MEMBER,
         "Size at which the database refuses writes; 0 is 2 GiB, negative is no limit.",
+    ),
+    flag(
+        "backend-bbolt-freelist-type",
+        Kind::Text,
+        "",
+        MEMBER,
+        "array or map. The original keeps free pages in one or the other; here it makes no difference.",
+    ),
+    flag(
+        "memory-mlock",
+        Kind::Bool,
+        "false",
+        MEMBER,
+        "Keep all memory of the process in RAM; needs the right to (LimitMEMLOCK=infinity).",
     ),
     flag(
         "backend-batch-interval",
@@ -287,6 +312,25 @@ pub const FLAGS: &[Flag] = &[
         "1",
         CLUSTERING,
         "Learners allowed in the cluster.",
+    ),
+    flag(
+        "discovery-fallback",
+        Kind::OneOf(&["exit", "proxy"]),
+        "exit",
+        CLUSTERING,
+        "What to do when discovery fails: only exit.",
+    ),
+    flag(
+        "v2-deprecation",
+        Kind::SomeOf(&[
+            "write-only",
+            "write-only-skip-check",
+            "write-only-drop-data",
+            "gone",
+        ]),
+        "write-only",
+        CLUSTERING,
+        "Checked and then ignored, as in the original, which drops it in 3.8.",
     ),
     flag(
         "auth-token",
@@ -477,7 +521,7 @@ pub const FLAGS: &[Flag] = &[
         Kind::Text,
         "default",
         LOGGING,
-        "stdout, stderr, or paths of files, separated by commas.",
+        "stdout, stderr, systemd/journal, or paths of files, with commas between; default is stderr.",
     ),
     flag(
         "log-level",
@@ -499,6 +543,55 @@ pub const FLAGS: &[Flag] = &[
         "",
         MEMBER,
         "What is to be switched on or off, as name=true|false separated by commas:",
+    ),
+    flag(
+        "enable-log-rotation",
+        Kind::Bool,
+        "false",
+        LOGGING,
+        "Begin a new log file when the one of --log-outputs has grown large.",
+    ),
+    flag(
+        "log-rotation-config-json",
+        Kind::Text,
+        "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}",
+        LOGGING,
+        "When, and what becomes of old ones: MB, days, files (0: no limit), local time in names, gzip.",
+    ),
+    flag(
+        "enable-distributed-tracing",
+        Kind::Bool,
+        "false",
+        TRACING,
+        "Send spans of requests to a collector, by OTLP over gRPC.",
+    ),
+    flag(
+        "distributed-tracing-address",
+        Kind::Text,
+        "localhost:4317",
+        TRACING,
+        "Where that collector listens.",
+    ),
+    flag(
+        "distributed-tracing-service-name",
+        Kind::Text,
+        "etcd",
+        TRACING,
+        "Name of the service in spans; the same for all members.",
+    ),
+    flag(
+        "distributed-tracing-instance-id",
+        Kind::Text,
+        "",
+        TRACING,
+        "Name of this member in spans; its own for each.",
+    ),
+    flag(
+        "distributed-tracing-sampling-rate",
+        Kind::Signed,
+        "0",
+        TRACING,
+        "Of a million requests whose callers do not decide it, how many are traced.",
     ),
     flag(
         "corrupt-check-time",
@@ -543,6 +636,13 @@ pub const FLAGS: &[Flag] = &[
         "Do not wait for the disk. Loses acknowledged writes at a power cut.",
     ),
     flag(
+        "config-file",
+        Kind::Text,
+        "",
+        MEMBER,
+        "Read everything from this file (YAML or JSON) instead: other flags and variables do not count.",
+    ),
+    flag(
         "version",
         Kind::Bool,
         "false",
@@ -560,6 +660,8 @@ pub const FLAGS: &[Flag] = &[
     flag("peer-election-timeout", Kind::Ignored, "", "", ""),
     flag("retry-interval", Kind::Ignored, "", "", ""),
     flag("snapshot", Kind::Ignored, "", "", ""),
+    flag("test.coverprofile", Kind::Ignored, "", "", ""),
+    flag("test.outputdir", Kind::Ignored, "", "", ""),
     flag("v", Kind::Ignored, "", "", ""),
     flag("vv", Kind::Ignored, "", "", ""),
 ];
@@ -576,6 +678,54 @@ pub enum FlagError {
     /// It parses, and cannot be: status 1.
     #[error("{0}")]
     Invalid(String),
+    /// A variable and a flag say the same thing twice: a fatal line, status 1.
+    #[error("{SHADOWED}: {0}")]
+    Shadowed(String),
+    /// Told bare, without a log line: status 1.
+    #[error("{0}")]
+    Bare(String),
+}
+
+/// The original's words for [`FlagError::Shadowed`].
+pub const SHADOWED: &str = "conflicting environment variable is shadowed by corresponding command-line flag (either unset environment variable or disable flag))";
+
+/// What is worth a line in the log about where the settings come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A file was read; nothing else counts.
+    Loaded(String),
+    /// A variable set a flag: its name and value.
+    Recognized(String, String),
+    /// A variable that sets nothing, with its value.
+    Unrecognized(String),
+    /// `ETCD_VERSION` is no setting, and usual in containers.
+    Version(String),
+}
+
+impl Note {
+    /// Writes it.
+    pub fn log(&self) {
+        match self {
+            Note::Loaded(path) => tracing::info!(
+                path,
+                "loaded server configuration, other configuration command line flags and environment variables will be ignored if provided"
+            ),
+            Note::Recognized(name, value) => tracing::info!(
+                "variable-name" = name,
+                "variable-value" = value,
+                "recognized and used environment variable"
+            ),
+            Note::Unrecognized(variable) => tracing::warn!(
+                "environment-variable" = variable,
+                "unrecognized environment variable"
+            ),
+            Note::Version(value) => tracing::warn!(
+                key = "ETCD_VERSION",
+                value,
+                "cannot set special environment variable"
+            ),
+        }
+    }
 }
 
 /// Flags as given, with where each comes from.
@@ -583,7 +733,8 @@ pub enum FlagError {
 pub struct Values {
     given: BTreeMap<&'static str, String>,
     /// Things worth a line in the log: unknown variables and the like.
-    pub warnings: Vec<String>,
+    pub notes: Vec<Note>,
+    file: Option<String>,
 }
 
 fn find(name: &str) -> Option<&'static Flag> {
@@ -638,7 +789,7 @@ impl Values {
             };
             let value = match (value, flag.kind) {
                 (Some(value), _) => value,
-                (None, Kind::Bool) => "true".to_owned(),
+                (None, Kind::Bool | Kind::Ignored) => "true".to_owned(),
                 (None, _) => match rest.next() {
                     Some(value) => value.clone(),
                     None => {
@@ -659,40 +810,76 @@ impl Values {
             })?;
             values.given.insert(flag.name, value);
         }
+        if values.bool("version") {
+            return Ok(values);
+        }
+        let variables: BTreeMap<String, String> = variables
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("ETCD_"))
+            .collect();
+        let file = match values.text("config-file") {
+            "" => variables.get("ETCD_CONFIG_FILE").map_or("", String::as_str),
+            path => path,
+        };
+        if !file.is_empty() {
+            return Values::from_file(file);
+        }
         values.read_variables(variables)?;
         Ok(values)
     }
 
-    fn read_variables(
-        &mut self,
-        variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(), FlagError> {
-        let mut ours: BTreeMap<String, String> = variables
-            .into_iter()
-            .filter(|(name, _)| name.starts_with("ETCD_"))
-            .collect();
+    /// Everything from a file.
+    fn from_file(path: &str) -> Result<Self, FlagError> {
+        let settings = config_file::read(path).map_err(|error| match error {
+            FileError::Logged(why) => FlagError::Invalid(why),
+            FileError::Bare(why) => FlagError::Bare(why),
+        })?;
+        Ok(Values {
+            given: settings.into_iter().collect(),
+            notes: vec![Note::Loaded(path.to_owned())],
+            file: Some(path.to_owned()),
+        })
+    }
+
+    /// Whether a file was read, and nothing else.
+    pub fn is_from_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// That file.
+    pub fn config_file(&self) -> Option<&str> {
+        self.file.as_deref()
+    }
+
+    fn read_variables(&mut self, mut ours: BTreeMap<String, String>) -> Result<(), FlagError> {
+        if let Some(version) = ours.remove("ETCD_VERSION").filter(|v| !v.is_empty()) {
+            self.notes.push(Note::Version(version));
+        }
         for flag in FLAGS {
             let name = variable(flag.name);
             let Some(value) = ours.remove(&name) else {
                 continue;
             };
             if self.given.contains_key(flag.name) {
-                return Err(FlagError::Invalid(format!(
-                    "conflicting environment variable is shadowed by corresponding command-line flag \
-                     (either unset environment variable or disable flag)): {name}"
-                )));
+                return Err(FlagError::Shadowed(name));
             }
             if value.is_empty() {
+                ours.insert(name, value);
                 continue;
             }
             check(flag, &value).map_err(|why| {
                 FlagError::Invalid(format!("invalid value {value:?} for {name}: {why}"))
             })?;
+            let shown = match flag.name.contains("password") {
+                true => "(hidden)".to_owned(),
+                false => value.clone(),
+            };
+            self.notes.push(Note::Recognized(name, shown));
             self.given.insert(flag.name, value);
         }
-        self.warnings.extend(
-            ours.into_keys()
-                .map(|name| format!("unrecognized environment variable: {name}")),
+        self.notes.extend(
+            ours.into_iter()
+                .map(|(name, value)| Note::Unrecognized(format!("{name}={value}"))),
         );
         Ok(())
     }
@@ -723,7 +910,7 @@ impl Values {
 
     /// A checked signed number.
     pub fn signed(&self, name: &str) -> i64 {
-        self.text(name).parse().unwrap_or(0)
+        gofmt::parse_int(self.text(name), 0).unwrap_or(0)
     }
 
     /// A checked duration.
@@ -784,8 +971,7 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
         Kind::Unsigned => parse_unsigned(value)
             .map(drop)
             .ok_or_else(|| "parse error".into()),
-        Kind::Signed => value
-            .parse::<i64>()
+        Kind::Signed => gofmt::parse_int(value, 0)
             .map(drop)
             .map_err(|_| "parse error".into()),
         Kind::Duration => parse_duration(value)
@@ -794,7 +980,11 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
         Kind::Urls => parse_urls(value).map(drop),
         Kind::Gates => Features::parse(value).map(drop),
         Kind::OneOf(words) if words.contains(&value) => Ok(()),
-        Kind::OneOf(_) => Err(format!("invalid value {value:?}")),
+        Kind::OneOf(_) => Err("invalid value".into()),
+        Kind::SomeOf(words) => match value.split(',').find(|word| !words.contains(word)) {
+            Some(word) => Err(format!("invalid value {word:?}")),
+            None => Ok(()),
+        },
     }
 }
 
@@ -808,43 +998,12 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 }
 
 fn parse_unsigned(text: &str) -> Option<u64> {
-    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hex) => u64::from_str_radix(hex, 16).ok(),
-        None => text.parse().ok(),
-    }
+    gofmt::parse_uint(text, 0).ok()
 }
 
-/// A Go duration: numbers, fractions allowed, each with a unit.
+/// A Go duration: numbers, fractions allowed, each with a unit. Negative ones are none of ours.
 pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
-    let text = text.strip_prefix('+').unwrap_or(text);
-    if text == "0" {
-        return Some(std::time::Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut total = 0_f64;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
-        total += number
-            * match &rest[..unit] {
-                "ns" => 1e-9,
-                "us" | "µs" | "μs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    std::time::Duration::try_from_secs_f64(total).ok()
+    gofmt::parse_duration(text).ok()
 }
 
 /// A URL a member listens on or is reached at.
@@ -950,16 +1109,18 @@ pub const USAGE: &str = "Usage:
 
   etcd -h | --help
     Show every flag.
+
+  etcd --config-file
+    Read everything from a file, in YAML or JSON; other flags and variables do not count then.
+    Durations in a file are whole nanoseconds (600000000000 for 10m).
 ";
 
 /// The list of flags for `--help`.
 pub fn help() -> String {
     let mut out = String::new();
-    for group in [
-        MEMBER, CLUSTERING, SECURITY, AUTH, LOGGING, FEATURES, UNSAFE,
-    ] {
+    for group in GROUPS {
         out.push_str(&format!("\n{group}:\n"));
-        for flag in FLAGS.iter().filter(|flag| flag.group == group) {
+        for flag in FLAGS.iter().filter(|flag| flag.group == *group) {
             out.push_str(&format!(
                 "  --{} '{}'   ({})\n    {}\n",
                 flag.name,
@@ -977,9 +1138,96 @@ pub fn help() -> String {
     out
 }
 
+/// The page of the flags, docs/flags.md.
+pub fn page() -> String {
+    let mut out = String::from(
+        "# Flags of `etcd`\n\n\
+         Written from the table in `crates/server/src/flags.rs`; a test holds it equal. Each flag can be set as\n\
+         `-x`, `--x`, `--x=v` or `--x v`, and by a variable: `ETCD_` and its name in capitals. With\n\
+         `--config-file` everything comes from the file (YAML or JSON); the key of a flag is its name unless the\n\
+         last column says otherwise. Durations are like `100ms` or `1m30s`, in a file whole nanoseconds.\n",
+    );
+    for group in GROUPS {
+        out.push_str(&format!(
+            "\n## {group}\n\n| flag | default | what it does | in a file |\n|---|---|---|---|\n"
+        ));
+        for flag in FLAGS.iter().filter(|flag| flag.group == *group) {
+            let key = match config_file::key_of(flag) {
+                Some(key) if key == flag.name => String::new(),
+                Some(key) => format!("`{key}`"),
+                None => "no".to_owned(),
+            };
+            let default = match flag.default {
+                "" => String::new(),
+                default => format!("`{default}`"),
+            };
+            let mut help = flag.help.replace('|', "\\|");
+            if flag.kind == Kind::Gates {
+                for line in features::known() {
+                    help.push_str(&format!("<br>`{}`", line.replace('|', "\\|")));
+                }
+            }
+            out.push_str(&format!(
+                "| `--{}` | {default} | {help} | {key} |\n",
+                flag.name
+            ));
+        }
+    }
+    let ignored: Vec<String> = FLAGS
+        .iter()
+        .filter(|flag| flag.kind == Kind::Ignored)
+        .map(|flag| format!("`--{}`", flag.name))
+        .collect();
+    out.push_str(&format!(
+        "\n## Accepted and ignored\n\nAs in the original: {}.\n",
+        ignored.join(", ")
+    ));
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_of_the_flags_is_the_table() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/flags.md");
+        if std::env::var_os("FERRITE_WRITE_PAGE").is_some() {
+            std::fs::write(&path, page()).expect("the page can be written");
+        }
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            written == page(),
+            "docs/flags.md is not what the table says: FERRITE_WRITE_PAGE=1 cargo test -p ferrite-server --lib page writes it"
+        );
+    }
+
+    #[test]
+    fn a_file_takes_the_place_of_flags_and_variables() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("etcd.yml");
+        std::fs::write(&path, "name: filed\nmax-wals: 3\n").expect("a file");
+        let path = path.display().to_string();
+        let flag = format!("--config-file={path}");
+        for (arguments, variables) in [
+            (
+                &[flag.as_str(), "--name=other"][..],
+                &[("ETCD_MAX_WALS", "7")][..],
+            ),
+            (&["--name=other"], &[("ETCD_CONFIG_FILE", path.as_str())]),
+        ] {
+            let values = parse(arguments, variables).expect("valid");
+            assert_eq!(values.text("name"), "filed");
+            assert_eq!(values.unsigned("max-wals"), 3);
+            assert_eq!(values.notes, [Note::Loaded(path.clone())]);
+        }
+        assert_eq!(
+            parse(&["--config-file=/nonexistent"], &[]),
+            Err(FlagError::Invalid(
+                "open /nonexistent: no such file or directory".into()
+            ))
+        );
+    }
 
     fn parse(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Values, FlagError> {
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
@@ -1050,10 +1298,41 @@ mod tests {
             parse(&[], &[("ETCD_ELECTION_TIMEOUT", "x")]),
             invalid("invalid value \"x\" for ETCD_ELECTION_TIMEOUT: parse error")
         );
-        assert!(matches!(
+        assert_eq!(
             parse(&["--name", "a"], &[("ETCD_NAME", "b")]),
-            Err(FlagError::Invalid(text)) if text.starts_with("conflicting environment variable")
-        ));
+            Err(FlagError::Shadowed("ETCD_NAME".into()))
+        );
+        assert_eq!(
+            parse(&["--initial-cluster-state", "odd"], &[]),
+            usage("invalid value \"odd\" for flag -initial-cluster-state: invalid value")
+        );
+        assert_eq!(
+            parse(&["--v2-deprecation", "not-yet"], &[]),
+            usage("invalid value \"not-yet\" for flag -v2-deprecation: invalid value \"not-yet\"")
+        );
+        // What is ignored takes no word after it.
+        assert_eq!(
+            parse(&["--force", "x"], &[]),
+            invalid("\"x\" is not a valid flag")
+        );
+        for gone in [
+            "discovery",
+            "discovery-proxy",
+            "proxy",
+            "enable-v2",
+            "log-package-levels",
+            "experimental-initial-corrupt-check",
+        ] {
+            let arguments = [format!("--{gone}=x")];
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let Err(FlagError::Usage(text)) = parse(&arguments, &[]) else {
+                panic!("{gone} is accepted");
+            };
+            assert!(
+                text.starts_with(&format!("flag provided but not defined: -{gone}")),
+                "{text}"
+            );
+        }
         assert_eq!(parse(&["-h"], &[]), Err(FlagError::Help));
     }
 
@@ -1061,8 +1340,8 @@ mod tests {
     fn unknown_variables_only_warn() {
         let values = parse(&[], &[("ETCD_BOGUS", "1")]).expect("valid");
         assert_eq!(
-            values.warnings,
-            ["unrecognized environment variable: ETCD_BOGUS"]
+            values.notes,
+            [Note::Unrecognized("ETCD_BOGUS=1".to_owned())]
         );
     }
 

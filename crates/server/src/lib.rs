@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod config;
+pub mod config_file;
 pub mod conn;
 pub mod deadline;
 pub mod errors;
@@ -15,4 +16,8 @@ pub mod readdress;
 pub mod run;
 pub mod serve;
 pub mod service;
+pub mod spans;
+pub mod sys;
+pub mod system;
 pub mod tls;
+pub mod yaml;

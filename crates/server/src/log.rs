@@ -1,46 +1,65 @@
 //! Log lines in zap's shapes: one JSON object a line, or the console form.
 //!
-//! Lines are formatted where they arise and written by a thread of their own: a terminal or pipe
-//! that does not drain never holds up serving. What does not fit the queue is counted, and the count
-//! is logged once there is room.
+//! Lines are formatted where they arise; threads of their own write them ([`output`]), so that a
+//! terminal or pipe that does not drain never holds up serving.
+
+pub mod journal;
+pub mod output;
+pub mod rotate;
+mod sample;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ferrite_cli::gofmt;
 use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Lines that may wait for the writer; about 2 MB of text.
-const QUEUE_LINES_MAX: usize = 8_192;
+use crate::sys;
+use output::{Line, Output, Queue};
+use sample::Sampler;
 
-/// Least severe level that is written.
+/// How severe a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Everything.
+    /// For whoever looks for a mistake.
     Debug,
     /// The default.
     Info,
-    /// Warnings and worse.
+    /// Warnings.
     Warn,
-    /// Errors and worse.
+    /// Errors.
     Error,
-    /// Only what ends the process.
+    /// What ends the process, in zap's order below the next.
+    Panic,
+    /// What ends the process.
     Fatal,
 }
 
 impl Severity {
+    const ALL: [Severity; 6] = [
+        Severity::Debug,
+        Severity::Info,
+        Severity::Warn,
+        Severity::Error,
+        Severity::Panic,
+        Severity::Fatal,
+    ];
+
     /// Reads a `--log-level`.
     pub fn parse(text: &str) -> Option<Self> {
-        Some(match text {
+        Some(match text.to_ascii_lowercase().as_str() {
             "debug" => Severity::Debug,
-            "info" => Severity::Info,
-            "warn" => Severity::Warn,
+            "info" | "" => Severity::Info,
+            "warn" | "warning" => Severity::Warn,
             "error" => Severity::Error,
-            "dpanic" | "panic" | "fatal" => Severity::Fatal,
+            "dpanic" | "panic" => Severity::Panic,
+            "fatal" => Severity::Fatal,
             _ => return None,
         })
     }
@@ -51,6 +70,7 @@ impl Severity {
             Severity::Info => "info",
             Severity::Warn => "warn",
             Severity::Error => "error",
+            Severity::Panic => "panic",
             Severity::Fatal => "fatal",
         }
     }
@@ -74,104 +94,104 @@ pub enum Format {
     Console,
 }
 
-/// Where lines go.
-#[derive(Debug)]
-pub enum Output {
-    /// Standard error.
-    Stderr,
-    /// Standard output.
-    Stdout,
-    /// A file, appended to.
-    File(std::fs::File),
-}
-
-impl Output {
-    fn write(&mut self, bytes: &[u8]) {
-        // A log that cannot be written has nobody to be told.
-        let _unwritable = match self {
-            Output::Stderr => std::io::stderr().write_all(bytes),
-            Output::Stdout => std::io::stdout().lock().write_all(bytes),
-            Output::File(file) => file.write_all(bytes),
-        };
-    }
-}
-
-struct Pending {
-    lines: Vec<u8>,
-    count: usize,
-    writing: bool,
-}
-
-struct Sink {
-    pending: Mutex<Pending>,
-    changed: Condvar,
-    dropped: AtomicU64,
-}
-
 struct Logger {
-    sink: Arc<Sink>,
-    least: Severity,
+    queues: Vec<Arc<Queue>>,
+    files: bool,
+    /// The journal counts lines itself, and wants no traces of calls.
+    sampler: Option<Sampler>,
     format: Format,
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
+/// Least severe level that is written: it can change while the process runs.
+static LEAST: AtomicU8 = AtomicU8::new(Severity::Info as u8);
 
 /// Starts logging for the process. Later calls change nothing.
 pub fn start(outputs: Vec<Output>, least: Severity, format: Format) {
-    let sink = Arc::new(Sink {
-        pending: Mutex::new(Pending {
-            lines: Vec::new(),
-            count: 0,
-            writing: false,
-        }),
-        changed: Condvar::new(),
-        dropped: AtomicU64::new(0),
-    });
+    if LOGGER.get().is_some() {
+        return;
+    }
+    let journal = outputs
+        .iter()
+        .any(|output| matches!(output, Output::Journal(_)));
+    let files = outputs.iter().any(Output::is_file);
+    let queues: Vec<_> = outputs
+        .into_iter()
+        .filter_map(|output| Queue::start(output).ok())
+        .collect();
     let logger = Logger {
-        sink: Arc::clone(&sink),
-        least,
+        queues,
+        files,
+        sampler: (!journal).then(Sampler::default),
         format,
     };
-    if LOGGER.set(logger).is_err() {
+    LEAST.store(least as u8, Ordering::Relaxed);
+    if LOGGER.set(logger).is_ok() {
+        let _already_set = tracing::subscriber::set_global_default(Forwarder);
+    }
+}
+
+/// The least severe level that is written.
+pub fn level() -> Severity {
+    let least = usize::from(LEAST.load(Ordering::Relaxed));
+    Severity::ALL.get(least).copied().unwrap_or(Severity::Info)
+}
+
+/// Changes it while the process runs.
+pub fn set_level(least: Severity) {
+    let before = level();
+    if before == least {
         return;
     }
-    let mut outputs = outputs;
-    let writer = std::thread::Builder::new()
-        .name("log".into())
-        .spawn(move || {
-            let mut batch = Vec::new();
-            loop {
-                {
-                    let mut pending = lock(&sink.pending);
-                    pending.writing = false;
-                    sink.changed.notify_all();
-                    while pending.lines.is_empty() {
-                        pending = sink
-                            .changed
-                            .wait(pending)
-                            .unwrap_or_else(std::sync::PoisonError::into_inner);
-                    }
-                    std::mem::swap(&mut batch, &mut pending.lines);
-                    pending.count = 0;
-                    pending.writing = true;
-                }
-                for output in &mut outputs {
-                    output.write(&batch);
-                }
-                batch.clear();
-                let dropped = sink.dropped.swap(0, Ordering::Relaxed);
-                if dropped > 0 {
-                    tracing::warn!(
-                        lines = dropped,
-                        "log lines were dropped: the log output is too slow"
-                    );
-                }
+    // Told at whichever of the two levels lets more through.
+    LEAST.store(least.min(before) as u8, Ordering::Relaxed);
+    tracing::callsite::rebuild_interest_cache();
+    tracing::info!(
+        from = before.name(),
+        to = least.name(),
+        "changed the log level"
+    );
+    LEAST.store(least as u8, Ordering::Relaxed);
+    tracing::callsite::rebuild_interest_cache();
+}
+
+/// On SIGHUP, opens log files by their names again, and takes the level from the configuration file
+/// anew. Where neither is, the signal ends the process, as it ends the original.
+pub async fn watch_hangups(config_file: Option<PathBuf>) {
+    let files = LOGGER.get().is_some_and(|logger| logger.files);
+    if !files && config_file.is_none() {
+        return;
+    }
+    let kind = tokio::signal::unix::SignalKind::hangup();
+    let Ok(mut hangups) = tokio::signal::unix::signal(kind) else {
+        return;
+    };
+    while hangups.recv().await.is_some() {
+        for queue in LOGGER.get().iter().flat_map(|logger| &logger.queues) {
+            queue.reopen();
+        }
+        tracing::info!(signal = "hangup", "opened log files again");
+        let Some(path) = &config_file else { continue };
+        match level_in(path) {
+            Ok(least) => set_level(least),
+            Err(error) => {
+                tracing::warn!(
+                    error,
+                    "kept the log level: the configuration file does not do"
+                );
             }
-        });
-    if writer.is_err() {
-        return;
+        }
     }
-    let _already_set = tracing::subscriber::set_global_default(Forwarder);
+}
+
+fn level_in(path: &std::path::Path) -> Result<Severity, String> {
+    use crate::config_file::{FileError, read};
+    let settings = read(&path.to_string_lossy()).map_err(|error| match error {
+        FileError::Logged(why) | FileError::Bare(why) => why,
+    })?;
+    let level = settings.iter().rfind(|(flag, _)| *flag == "log-level");
+    let level = level.map_or("info", |(_, level)| level);
+    Severity::parse(level).ok_or_else(|| format!("unrecognized level: {level:?}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -182,41 +202,90 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Waits, at most a second, until everything logged so far is written.
 pub fn flush() {
-    let Some(logger) = LOGGER.get() else { return };
     let deadline = std::time::Instant::now() + Duration::from_secs(1);
-    let mut pending = lock(&logger.sink.pending);
-    while pending.writing || !pending.lines.is_empty() {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        if left.is_zero() {
-            return;
-        }
-        pending = match logger.sink.changed.wait_timeout(pending, left) {
-            Ok((guard, _)) => guard,
-            Err(poisoned) => poisoned.into_inner().0,
-        };
+    for queue in LOGGER.get().iter().flat_map(|logger| &logger.queues) {
+        queue.flush(deadline);
     }
 }
 
 /// Logs at `fatal` and ends the process with status 1.
-pub fn fatal(caller: &str, message: &str, error: &str) -> ! {
+#[track_caller]
+pub fn fatal(message: &str, fields: &[(&str, &str)]) -> ! {
+    let location = std::panic::Location::caller();
     if let Some(logger) = LOGGER.get() {
-        let mut fields = Fields::new(message.to_owned());
-        fields.push("error", |out| json_string(out, error));
-        fields.push("stacktrace", |out| json_string(out, caller));
-        logger.emit(Severity::Fatal, None, caller, fields);
+        let mut line = Fields::new(message.to_owned());
+        for (name, value) in fields {
+            line.push(name, |out| json_string(out, value));
+        }
+        let place = Place {
+            function: "ferrite_server",
+            file: location.file(),
+            line: location.line(),
+        };
+        logger.emit(Severity::Fatal, None, &place, line);
         flush();
     } else {
-        let _unwritable = writeln!(std::io::stderr(), "{message}: {error}");
+        let values: Vec<&str> = fields.iter().map(|(_, value)| *value).collect();
+        let _unwritable = writeln!(std::io::stderr(), "{message}: {}", values.join(" "));
     }
     std::process::exit(1)
 }
 
+/// Logs at `info` a line with more fields than an event can have.
+#[track_caller]
+pub fn long(message: &str, fields: &[(&str, serde_json::Value)]) {
+    let Some(logger) = LOGGER.get() else { return };
+    if Severity::Info < level() {
+        return;
+    }
+    let location = std::panic::Location::caller();
+    let mut line = Fields::new(message.to_owned());
+    for (name, value) in fields {
+        line.push(name, |out| out.push_str(&value.to_string()));
+    }
+    let place = Place {
+        function: "ferrite_server",
+        file: location.file(),
+        line: location.line(),
+    };
+    logger.emit(Severity::Info, None, &place, line);
+}
+
+/// Where a line arose.
+struct Place<'a> {
+    function: &'a str,
+    file: &'a str,
+    line: u32,
+}
+
 impl Logger {
-    fn emit(&self, severity: Severity, logger: Option<&str>, caller: &str, fields: Fields) {
+    fn emit(
+        &self,
+        severity: Severity,
+        logger: Option<&str>,
+        place: &Place<'_>,
+        mut fields: Fields,
+    ) {
+        let now = SystemTime::now();
+        if let Some(sampler) = &self.sampler {
+            let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+            if severity < Severity::Fatal
+                && !sampler.admits(usize::from(severity as u8), &fields.message, now_ms)
+            {
+                return;
+            }
+        }
+        let caller = caller(place.file, place.line);
+        let trace = (severity >= Severity::Error && self.sampler.is_some())
+            .then(|| format!("{}\n\t{}:{}", place.function, place.file, place.line));
         let mut line = String::with_capacity(256);
-        let ts = timestamp(SystemTime::now());
+        let ts = timestamp(now, sys::local_offset_seconds(now));
         match self.format {
             Format::Json => {
+                if let Some(trace) = trace {
+                    fields.push("stacktrace", |out| json_string(out, &trace));
+                }
                 let _infallible =
                     write!(line, "{{\"level\":\"{}\",\"ts\":\"{ts}\"", severity.name());
                 if let Some(logger) = logger {
@@ -224,7 +293,7 @@ impl Logger {
                     json_string(&mut line, logger);
                 }
                 line.push_str(",\"caller\":");
-                json_string(&mut line, caller);
+                json_string(&mut line, &caller);
                 line.push_str(",\"msg\":");
                 json_string(&mut line, &fields.message);
                 line.push_str(&fields.rest);
@@ -237,22 +306,41 @@ impl Logger {
                 }
                 let _infallible = write!(line, "{caller}\t{}", fields.message);
                 if !fields.rest.is_empty() {
-                    let _infallible = write!(line, "\t{{{}}}", &fields.rest[1..]);
+                    // With a blank after each colon and comma, as zap writes it here.
+                    let _infallible = write!(line, "\t{{{}}}", spaced(&fields.rest[1..]));
+                }
+                if let Some(trace) = trace {
+                    let _infallible = write!(line, "\n{trace}");
                 }
                 line.push('\n');
             }
         }
-        let mut pending = lock(&self.sink.pending);
-        if pending.count >= QUEUE_LINES_MAX && severity < Severity::Fatal {
-            self.sink.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        pending.lines.extend_from_slice(line.as_bytes());
-        pending.count += 1;
-        if pending.count == 1 {
-            self.sink.changed.notify_all();
+        let line = Arc::new(Line {
+            severity,
+            caller,
+            text: line,
+        });
+        for queue in &self.queues {
+            queue.push(&line);
         }
     }
+}
+
+/// Blanks after the colons and commas of JSON, outside of its texts.
+fn spaced(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() + 16);
+    let (mut inside, mut escaped) = (false, false);
+    for c in json.chars() {
+        out.push(c);
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => inside = !inside,
+            ':' | ',' if !inside => out.push(' '),
+            _ => {}
+        }
+    }
+    out
 }
 
 /// Hands tracing's events to the logger. Spans are not used.
@@ -260,8 +348,8 @@ struct Forwarder;
 
 impl Subscriber for Forwarder {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        LOGGER.get().is_some_and(|logger| {
-            metadata.is_event() && Severity::of(*metadata.level()) >= logger.least && ours(metadata)
+        LOGGER.get().is_some_and(|_| {
+            metadata.is_event() && Severity::of(*metadata.level()) >= level() && ours(metadata)
         })
     }
 
@@ -279,11 +367,12 @@ impl Subscriber for Forwarder {
         let mut fields = Fields::new(String::new());
         event.record(&mut fields);
         let name = (metadata.target() == "raft").then_some("raft");
-        let caller = caller(
-            metadata.file().unwrap_or("unknown.rs"),
-            metadata.line().unwrap_or(0),
-        );
-        logger.emit(Severity::of(*metadata.level()), name, &caller, fields);
+        let place = Place {
+            function: metadata.module_path().unwrap_or("unknown"),
+            file: metadata.file().unwrap_or("unknown.rs"),
+            line: metadata.line().unwrap_or(0),
+        };
+        logger.emit(Severity::of(*metadata.level()), name, &place, fields);
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -369,6 +458,11 @@ impl Visit for Fields {
             self.message = text;
             return;
         }
+        // A duration is written as Go writes it.
+        let text = match rust_duration(&text) {
+            Some(duration) => gofmt::duration(duration),
+            None => text,
+        };
         // A list of strings prints as JSON does; zap shows lists as lists.
         let list =
             text.starts_with('[') && serde_json::from_str::<serde_json::Value>(&text).is_ok();
@@ -380,6 +474,13 @@ impl Visit for Fields {
             }
         });
     }
+}
+
+/// The duration that this is Rust's text of, if it is one.
+fn rust_duration(text: &str) -> Option<Duration> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let is_one = unit.len() < text.len() && matches!(unit, "ns" | "µs" | "ms" | "s");
+    is_one.then(|| gofmt::parse_duration(text).ok()).flatten()
 }
 
 fn json_string(out: &mut String, text: &str) {
@@ -400,18 +501,28 @@ fn json_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// `2026-07-23T10:00:00.000000Z`: UTC, microseconds.
-pub fn timestamp(now: SystemTime) -> String {
+/// `2026-07-23T10:00:00.000000Z`, or with an offset: `2026-07-23T12:00:00.000000+0200`.
+pub fn timestamp(now: SystemTime, offset_seconds: i64) -> String {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (year, month, day) = civil(since.as_secs() / 86_400);
-    let second = since.as_secs() % 86_400;
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
+    let seconds = since.as_secs().saturating_add_signed(offset_seconds);
+    let (year, month, day) = civil(seconds / 86_400);
+    let second = seconds % 86_400;
+    let mut out = format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}",
         second / 3600,
         second / 60 % 60,
         second % 60,
         since.subsec_micros()
-    )
+    );
+    let minutes = offset_seconds.abs() / 60;
+    match offset_seconds {
+        0 => out.push('Z'),
+        _ => {
+            let sign = if offset_seconds < 0 { '-' } else { '+' };
+            let _infallible = write!(out, "{sign}{:02}{:02}", minutes / 60, minutes % 60);
+        }
+    }
+    out
 }
 
 /// Days since 1970-01-01 to year, month, day (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
@@ -433,13 +544,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_is_utc_with_microseconds() {
+    fn time_has_microseconds_and_says_its_zone() {
         let at = UNIX_EPOCH + Duration::new(1_795_363_197, 892_000_000);
-        assert_eq!(timestamp(at), "2026-11-22T15:59:57.892000Z");
+        assert_eq!(timestamp(at, 0), "2026-11-22T15:59:57.892000Z");
         assert_eq!(
-            timestamp(UNIX_EPOCH + Duration::from_secs(951_782_400)),
+            timestamp(UNIX_EPOCH + Duration::from_secs(951_782_400), 0),
             "2000-02-29T00:00:00.000000Z"
         );
+        assert_eq!(timestamp(at, 7200), "2026-11-22T17:59:57.892000+0200");
+        assert_eq!(timestamp(at, -16_200), "2026-11-22T11:29:57.892000-0430");
     }
 
     #[test]
@@ -448,6 +561,36 @@ mod tests {
         assert_eq!(
             caller("crates/node/src/stage/raft.rs", 12),
             "stage/raft.rs:12"
+        );
+    }
+
+    #[test]
+    fn the_console_form_has_blanks_where_zap_has_them() {
+        assert_eq!(
+            spaced(r#""a":"b:c,\"d","e":[1,2]"#),
+            r#""a": "b:c,\"d", "e": [1, 2]"#
+        );
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(rust_duration("90s"), Some(Duration::from_secs(90)));
+        assert_eq!(rust_duration("1.5ms"), Some(Duration::from_micros(1500)));
+        assert_eq!(rust_duration("abcs"), None);
+        assert_eq!(rust_duration("\"5s\""), None);
+    }
+
+    #[test]
+    fn levels_are_zaps() {
+        assert_eq!(Severity::parse("DEBUG"), Some(Severity::Debug));
+        assert_eq!(Severity::parse(""), Some(Severity::Info));
+        assert_eq!(Severity::parse("dpanic"), Some(Severity::Panic));
+        assert_eq!(Severity::parse("loud"), None);
+        assert!(
+            Severity::ALL
+                .iter()
+                .enumerate()
+                .all(|(at, one)| *one as usize == at)
         );
     }
 

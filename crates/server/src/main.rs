@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use ferrite_server::flags::{self, FlagError, Values};
 use ferrite_server::run::{GIT_SHA, Outcome, RunError, run};
-use ferrite_server::{config, log};
+use ferrite_server::{config, log, sys, system};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -29,24 +29,49 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         Err(FlagError::Invalid(text)) => return invalid(&text),
+        Err(FlagError::Bare(text)) => {
+            say(std::io::stderr(), &text);
+            return ExitCode::FAILURE;
+        }
+        Err(FlagError::Shadowed(variable)) => {
+            log_plainly();
+            log::fatal(flags::SHADOWED, &[("environment-variable", &variable)]);
+        }
     };
     if values.bool("version") {
         say(std::io::stdout(), &version());
         return ExitCode::SUCCESS;
+    }
+    let architecture = system::architecture(std::env::consts::ARCH, cfg!(target_endian = "little"));
+    if let Err(text) = system::supported(&architecture, std::env::var("ETCD_UNSUPPORTED_ARCH").ok())
+    {
+        log_plainly();
+        tracing::error!(arch = architecture, "{text}");
+        log::flush();
+        return ExitCode::FAILURE;
     }
     let logging = match config::logging(&values) {
         Ok(logging) => logging,
         Err(text) => return invalid(&text),
     };
     log::start(logging.outputs, logging.least, logging.format);
-    tracing::info!(args = ?std::env::args().collect::<Vec<_>>(), "Running: ");
+    for note in &values.notes {
+        note.log();
+    }
+    running();
     let config = match config::read(&values) {
         Ok(config) => config,
-        Err(text) => return invalid(&text),
+        Err(text) => return refused(&text),
     };
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if config.lock_memory
+        && let Err(text) = sys::lock_memory()
+    {
+        return refused(&text);
+    }
+    system::announce(&config);
     match run(&config) {
         Ok(Outcome::Removed) => {
             log::flush();
@@ -60,24 +85,49 @@ fn main() -> ExitCode {
     }
 }
 
-/// The configuration does not do: one line, status 1.
-fn invalid(text: &str) -> ExitCode {
+/// Before the settings of the log are known.
+fn log_plainly() {
     log::start(
-        vec![log::Output::Stderr],
+        vec![log::output::Output::Stderr],
         log::Severity::Info,
         log::Format::Json,
     );
+}
+
+fn running() {
+    tracing::info!(args = ?std::env::args().collect::<Vec<_>>(), "Running: ");
+}
+
+/// The configuration does not do, and the log is not set up yet.
+fn invalid(text: &str) -> ExitCode {
+    log_plainly();
+    running();
+    refused(text)
+}
+
+/// The configuration does not do: one line, status 1.
+fn refused(text: &str) -> ExitCode {
     tracing::warn!(error = text, "failed to verify flags");
+    if text == config::UNSET_ADVERTISE_CLIENT_URLS {
+        tracing::warn!(error = text, "advertise client URLs are not set");
+    }
     log::flush();
     ExitCode::FAILURE
 }
 
 fn failed(error: &RunError) -> ExitCode {
+    let text = error.to_string();
     let message = match error {
         RunError::SelfSigned { what, .. } => what,
+        // Not discovered, but mistaken: no trace of calls is needed to see it.
+        _ if text.contains("include") && text.contains("--initial-cluster") => {
+            tracing::warn!(error = text, "failed to start");
+            log::flush();
+            return ExitCode::FAILURE;
+        }
         _ => "discovery failed",
     };
-    log::fatal(&log::caller(file!(), line!()), message, &error.to_string())
+    log::fatal(message, &[("error", &text)])
 }
 
 /// A process that a signal ended says so to its parent; the first process of a container, to which
@@ -97,11 +147,7 @@ fn version() -> String {
         "etcd Version: {}\nGit SHA: {GIT_SHA}\nGo Version: none (Rust)\nGo OS/Arch: {}/{}\nFerrite Version: {}",
         ferrite_node::config::ETCD_VERSION,
         std::env::consts::OS,
-        match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        },
+        system::architecture(std::env::consts::ARCH, cfg!(target_endian = "little")),
         env!("CARGO_PKG_VERSION")
     )
 }

@@ -17,7 +17,8 @@ use crate::listen::{ClientPort, Speech, client_ports};
 use crate::serve::{ClientServer, ServeError, peer_body};
 use crate::service::leader::LeaderLost;
 use crate::service::{Context, Serving};
-use crate::{http, log, tls};
+use crate::spans::Tracer;
+use crate::{http, log, system, tls};
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,8 @@ impl Signals {
 
 async fn life(config: &Config) -> Result<Outcome, RunError> {
     let mut signals = Signals::new()?;
+    let config_file = config.values.config_file().map(Into::into);
+    tokio::spawn(log::watch_hangups(config_file));
     // Addresses first: if they are taken, nothing on disk has been touched.
     tracing::info!("listen-peer-urls" = ?urls(&config.listen_peer), "configuring peer listeners");
     let own = |what: &'static str| move |error| RunError::SelfSigned { what, error };
@@ -108,7 +111,14 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         client_ports(&config.listen_client, &client_tls).map_err(RunError::Listen)?;
     let mut node_config = config.node.clone();
     node_config.dialer = tls::peer_dialer(&peer_tls).map_err(RunError::Listen)?;
-    banner(config);
+    let tracer = match &config.tracing {
+        Some(settings) => Some(Tracer::start(settings).map_err(RunError::Runtime)?),
+        None => None,
+    };
+    if tracer.is_some() {
+        tracing::info!("distributed tracing setup enabled");
+    }
+    system::banner(config);
     let recovered = tokio::select! {
         recovered = async {
             let recovered = prepare(config, &node_config).await?;
@@ -117,13 +127,8 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         } => recovered?,
         number = signals.recv() => return Ok(Outcome::Signal(number)),
     };
-    let on_fatal = OnFatal::new(|reason| {
-        log::fatal(
-            &log::caller(file!(), line!()),
-            "the member cannot go on",
-            &reason,
-        )
-    });
+    let on_fatal =
+        OnFatal::new(|reason| log::fatal("the member cannot go on", &[("error", &reason)]));
     let runtime = tokio::runtime::Handle::current();
     let (node, events) = Node::start(node_config, recovered, &runtime, on_fatal)?;
     tracing::info!(
@@ -158,7 +163,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
 
     let mut clients = None;
     let outcome = tokio::select! {
-        served = publish_and_serve(&node, client_ports, config) => {
+        served = publish_and_serve(&node, client_ports, config, tracer.clone()) => {
             clients = Some(served?);
             tokio::select! {
                 number = signals.recv() => Outcome::Signal(number),
@@ -175,7 +180,9 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         );
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    tracing::info!(name = config.node.name, "closing etcd server");
+    let (name, folder) = (&config.node.name, config.node.data_dir.display());
+    let (peer_urls, client_urls) = (&config.node.peer_urls, &config.node.client_urls);
+    tracing::info!(name, "data-dir" = %folder, "advertise-peer-urls" = ?peer_urls, "advertise-client-urls" = ?client_urls, "closing etcd server");
     node.hand_over().await;
     let stopping = node.clone();
     let stopped = tokio::task::spawn_blocking(move || {
@@ -183,6 +190,9 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         stopping.watch_hub().close();
         if let Some(clients) = clients {
             clients.stop();
+        }
+        if let Some(tracer) = tracer {
+            tracer.stop();
         }
         stopping.stop();
     });
@@ -193,7 +203,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     for task in peers {
         task.abort();
     }
-    tracing::info!(name = config.node.name, "closed etcd server");
+    tracing::info!(name, "data-dir" = %folder, "advertise-peer-urls" = ?peer_urls, "advertise-client-urls" = ?client_urls, "closed etcd server");
     Ok(outcome)
 }
 
@@ -275,6 +285,7 @@ async fn publish_and_serve(
     node: &Node,
     ports: Vec<ClientPort>,
     config: &Config,
+    tracer: Option<Arc<Tracer>>,
 ) -> Result<ClientServer, RunError> {
     if tasks::publish(node).await.is_err() {
         // Stopping: the caller's other branch says why.
@@ -293,6 +304,7 @@ async fn publish_and_serve(
             warn_unary: config.warn_unary,
             leader_lost: LeaderLost::watch(node),
             serving: Serving::new(config.features.enabled(Feature::StopGRPCServiceOnDefrag)),
+            tracer,
         },
     )?;
     for (address, speech) in addresses {
@@ -371,38 +383,6 @@ fn version_of(node: &Node) -> String {
         .get_cluster()
         .version
         .map_or_else(|| "to_be_decided".to_owned(), |version| version.to_string())
-}
-
-fn banner(config: &Config) {
-    let node = &config.node;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    tracing::info!(
-        "etcd-version" = ETCD_VERSION,
-        "ferrite-version" = env!("CARGO_PKG_VERSION"),
-        "git-sha" = crate::run::GIT_SHA,
-        "max-cpu-set" = cores,
-        "max-cpu-available" = cores,
-        "member-initialized" = recover::is_initialized(node),
-        name = node.name,
-        "data-dir" = %node.data_dir.display(),
-        "wal-dir" = %node.wal_dir().display(),
-        "member-dir" = %node.member_dir().display(),
-        "force-new-cluster" = node.force_new_cluster,
-        "heartbeat-interval" = ?node.tick,
-        "election-timeout" = ?node.election_timeout(),
-        "initial-election-tick-advance" = node.advance_election_at_start,
-        "snapshot-count" = node.snapshot_count,
-        "snapshot-catchup-entries" = node.snapshot_catchup_entries,
-        "initial-advertise-peer-urls" = ?node.peer_urls,
-        "advertise-client-urls" = ?node.client_urls,
-        "initial-cluster" = node.initial_cluster,
-        "initial-cluster-state" = if node.new_cluster { "new" } else { "existing" },
-        "initial-cluster-token" = node.initial_cluster_token,
-        "quota-backend-bytes" = node.quota_bytes,
-        "max-request-bytes" = node.max_request_bytes,
-        "pre-vote" = node.pre_vote,
-        "starting an etcd server"
-    );
 }
 
 /// The commit this was built from, when the build knew it.

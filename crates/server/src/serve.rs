@@ -43,7 +43,9 @@ use crate::service::lease::LeaseService;
 use crate::service::lock::LockService;
 use crate::service::maintenance::MaintenanceService;
 use crate::service::stats::{self, Remote, Stats};
+use crate::service::traced::Traced;
 use crate::service::watch::WatchService;
+use crate::spans::Sent;
 use crate::{deadline, http};
 
 /// Threads that serve clients: half of the machine, at least one, at most eight.
@@ -80,6 +82,11 @@ struct Services {
     health: HealthServer<HealthService>,
     lock: LockServer<LockService>,
     election: ElectionServer<ElectionService>,
+    /// For requests that are traced, where there are any.
+    traced: Option<(
+        KvServer<Traced<KvService>>,
+        LeaseServer<Traced<LeaseService>>,
+    )>,
     receive_max: usize,
 }
 
@@ -105,6 +112,15 @@ impl Services {
                 .max_decoding_message_size(receive_max),
             election: ElectionServer::new(ElectionService(context.clone()))
                 .max_decoding_message_size(receive_max),
+            traced: context.tracer.as_ref().map(|_| {
+                (
+                    KvServer::new(Traced(KvService(context.clone())))
+                        .max_decoding_message_size(receive_max)
+                        .max_encoding_message_size(i32::MAX as usize),
+                    LeaseServer::new(Traced(LeaseService(context.clone())))
+                        .max_decoding_message_size(receive_max),
+                )
+            }),
             context,
             receive_max,
         }
@@ -112,7 +128,7 @@ impl Services {
 
     async fn serve(
         &mut self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         remote: &str,
     ) -> Result<Response<Body>, Infallible> {
         if request.version() != Version::HTTP_2 || is_plain_over_tls(&request) {
@@ -122,15 +138,23 @@ impl Services {
         let uri = request.uri().clone();
         let path = uri.path();
         let kind = content_kind(&request);
+        let tracer = self.context.tracer.as_ref();
+        let span = tracer.and_then(|tracer| tracer.arrived(request.headers(), path));
+        if let Some(span) = &span {
+            request.extensions_mut().insert(span.context());
+        }
+        let traced = span.is_some();
         let mut response = match deadline::of(request.headers()) {
-            None => self.call(path, request).await?,
+            None => self.call(path, request, traced).await?,
             Some(deadline) => {
-                let mut request = request;
                 let extensions = request.extensions_mut();
                 extensions.insert(Deadline(deadline.into_std()));
-                deadline::keep(deadline, self.call(path, request)).await?
+                deadline::keep(deadline, self.call(path, request, traced)).await?
             }
         };
+        if let Some(span) = span {
+            response = Sent::with(response, span);
+        }
         if !STREAMS.contains(&path) && !stats::TOLD.contains(&path) {
             let (took, limit) = (started.elapsed(), self.context.warn_unary);
             stats::tell(path, remote, took, limit, || Stats::UNCOUNTED);
@@ -145,22 +169,26 @@ impl Services {
         &mut self,
         path: &str,
         request: Request<Incoming>,
+        traced: bool,
     ) -> Result<Response<Body>, Infallible> {
         let Some((service, method)) = path.strip_prefix('/').unwrap_or(path).rsplit_once('/')
         else {
             return Ok(unimplemented(&format!("malformed method name: {path:?}")));
         };
-        let response = match service {
-            "etcdserverpb.KV" => self.kv.call(request).await?,
-            "etcdserverpb.Lease" => self.lease.call(request).await?,
-            "etcdserverpb.Watch" => self.watch.call(request).await?,
-            "etcdserverpb.Cluster" => self.cluster.call(request).await?,
-            "etcdserverpb.Maintenance" => self.maintenance.call(request).await?,
-            "etcdserverpb.Auth" => self.auth.call(request).await?,
-            "grpc.health.v1.Health" => self.health.call(request).await?,
-            "v3lockpb.Lock" => self.lock.call(request).await?,
-            "v3electionpb.Election" => self.election.call(request).await?,
-            service => return Ok(unimplemented(&format!("unknown service {service}"))),
+        let traced = self.traced.as_mut().filter(|_| traced);
+        let response = match (service, traced) {
+            ("etcdserverpb.KV", Some((kv, _))) => kv.call(request).await?,
+            ("etcdserverpb.Lease", Some((_, lease))) => lease.call(request).await?,
+            ("etcdserverpb.KV", None) => self.kv.call(request).await?,
+            ("etcdserverpb.Lease", None) => self.lease.call(request).await?,
+            ("etcdserverpb.Watch", _) => self.watch.call(request).await?,
+            ("etcdserverpb.Cluster", _) => self.cluster.call(request).await?,
+            ("etcdserverpb.Maintenance", _) => self.maintenance.call(request).await?,
+            ("etcdserverpb.Auth", _) => self.auth.call(request).await?,
+            ("grpc.health.v1.Health", _) => self.health.call(request).await?,
+            ("v3lockpb.Lock", _) => self.lock.call(request).await?,
+            ("v3electionpb.Election", _) => self.election.call(request).await?,
+            (service, _) => return Ok(unimplemented(&format!("unknown service {service}"))),
         };
         let headers = response.headers();
         // The library says only that much of a method it does not know.

@@ -9,6 +9,7 @@ use tonic::Status;
 use super::Context;
 use crate::auth::Caller;
 use crate::errors;
+use crate::spans;
 
 /// Judges what is done with leases.
 pub type LeaseChecker<'a> = Checker<'a, &'a dyn Fn(i64) -> Option<Vec<Box<[u8]>>>>;
@@ -141,10 +142,12 @@ impl Context {
             Ok(self.node.propose_until(request, caller.deadline()))
         };
         async move {
+            spans::event("Send raft proposal");
             let answer = match named {
                 Ok(answer) => answer.await,
                 Err(answer) => answer.await,
             };
+            spans::event("Receive raft result");
             answer.map_err(|error| errors::status(&error))
         }
     }

@@ -17,12 +17,23 @@ use super::access::LeaseChecker;
 use super::{Context, mismatched, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
+use crate::spans::{SpanContext, number};
 
 /// The service.
 #[derive(Clone)]
 pub struct LeaseService(pub Context);
 
 impl LeaseService {
+    /// An ID that nobody has. Only positive numbers are chosen; a client may choose any other.
+    pub fn new_id(&self) -> i64 {
+        loop {
+            let id = (self.0.node.next_id() & (u64::MAX >> 1)).cast_signed();
+            if id != 0 {
+                return id;
+            }
+        }
+    }
+
     /// Judged on this member, whoever leads: renewals that are forwarded name nobody.
     async fn may_renew(&self, caller: &Caller, id: i64) -> Result<(), Status> {
         let node = &self.0.node;
@@ -63,9 +74,8 @@ impl Lease for LeaseService {
         let caller = Caller::of(&request);
         self.0.require_user(&caller).await?;
         let mut request = request.into_inner();
-        while request.id == 0 {
-            // Only positive numbers are chosen; a client may choose any other.
-            request.id = (self.0.node.next_id() & (u64::MAX >> 1)).cast_signed();
+        if request.id == 0 {
+            request.id = self.new_id();
         }
         let request = InternalRaftRequest {
             lease_grant: Some(request),
@@ -110,6 +120,7 @@ impl Lease for LeaseService {
         self.0.admit(request.metadata(), false)?;
         let needs_leader = wants_leader(request.metadata());
         let caller = Caller::of(&request);
+        let place = request.extensions().get::<SpanContext>().cloned();
         let mut asked = request.into_inner();
         let service = self.clone();
         let mut leader_lost = self.0.leader_lost.from_now();
@@ -119,7 +130,12 @@ impl Lease for LeaseService {
             let serving = async {
                 loop {
                     let answer = match asked.message().await {
-                        Ok(Some(request)) => service.keep_alive(&caller, request.id).await,
+                        Ok(Some(request)) => {
+                            let _span = place.as_ref().and_then(|place| {
+                                place.child("lease_renew", vec![number("id", request.id)])
+                            });
+                            service.keep_alive(&caller, request.id).await
+                        }
                         // The client ended its side, or is gone.
                         Ok(None) | Err(_) => return,
                     };

@@ -15,6 +15,7 @@ pub mod maintenance;
 pub mod range_stream;
 pub mod slices;
 pub mod stats;
+pub mod traced;
 pub mod watch;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tonic::metadata::MetadataMap;
 use crate::auth::Gate;
 use crate::errors;
 use leader::LeaderLost;
+use crate::spans::Tracer;
 
 /// What every service holds.
 #[derive(Clone)]
@@ -43,6 +45,8 @@ pub struct Context {
     pub serving: Serving,
     /// Heard by streams that require a leader.
     pub leader_lost: LeaderLost,
+    /// Traces requests, where that is on.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// Whether this member serves, as the health service says it.

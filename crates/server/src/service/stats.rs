@@ -13,7 +13,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::Context;
-use crate::log;
+use crate::{log, sys};
 
 /// In the extensions of every request that came over a connection: who is at the other end.
 #[derive(Debug, Clone)]
@@ -185,7 +185,8 @@ pub fn tell(
     }
     let stats = stats();
     let now = SystemTime::now();
-    let started = log::timestamp(now.checked_sub(took).unwrap_or(now));
+    let started = now.checked_sub(took).unwrap_or(now);
+    let started = log::timestamp(started, sys::local_offset_seconds(started));
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::traced::WatchSpans;
 use super::{Context, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
@@ -95,10 +96,11 @@ impl Watch for WatchService {
         let slot = Slot::default();
         let outlet = Outlet(Arc::clone(&slot));
         let service = self.clone();
+        let spans = WatchSpans::new(request.extensions().get().cloned());
         let incoming = request.into_inner();
         let call = Box::pin(async move {
             if let Err(status) = service
-                .serve(incoming, &caller, &outlet, needs_leader)
+                .serve(incoming, &caller, &outlet, needs_leader, spans)
                 .await
             {
                 outlet.send(Err(status)).await;
@@ -139,6 +141,7 @@ impl WatchService {
         caller: &Caller,
         outlet: &Outlet,
         needs_leader: bool,
+        mut spans: WatchSpans,
     ) -> Result<(), Status> {
         let mut stream = self.0.node.watch_hub().open();
         let mut progress = every(with_jitter(
@@ -151,7 +154,9 @@ impl WatchService {
             tokio::select! {
                 request = incoming.message(), if half_open => match request {
                     Ok(Some(request)) => {
+                        let span = spans.asked(&request);
                         if let Some(response) = self.request(&stream, caller, request).await {
+                            spans.answered(span, &response);
                             outlet.send(Ok(response)).await;
                         }
                     }

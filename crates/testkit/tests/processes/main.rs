@@ -4,12 +4,14 @@
 mod auth;
 mod bad_input;
 mod big_numbers;
+mod configuration;
 mod crash;
 mod errors;
 mod failover;
 mod known_bugs;
 mod leases;
 mod left;
+mod logs;
 mod maintenance;
 mod memory;
 mod mixed;
