@@ -469,7 +469,7 @@ impl Node {
             // It was held back all the while, and is in no log.
             return Error::DeadlineExceeded;
         }
-        if let Some(elected) = status.leader_elected()
+        if let Some(elected) = status.elected()
             && started < elected
             && elected < started + self.0.config.election_timeout() * 2
         {

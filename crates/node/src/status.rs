@@ -17,7 +17,7 @@ pub struct Status {
     reads_alone: AtomicBool,
     committed: AtomicU64,
     last_index: AtomicU64,
-    leader_elected: Mutex<Option<Instant>>,
+    elected: Mutex<Option<Instant>>,
     /// When the last leader was lost; without meaning while there is one.
     leader_lost: Mutex<Option<Instant>>,
     leader_watch: watch::Sender<u64>,
@@ -36,7 +36,7 @@ impl Default for Status {
             reads_alone: AtomicBool::new(false),
             committed: AtomicU64::new(0),
             last_index: AtomicU64::new(0),
-            leader_elected: Mutex::new(None),
+            elected: Mutex::new(None),
             leader_lost: Mutex::new(None),
             leader_watch: watch::Sender::new(0),
             matched: Mutex::new(BTreeMap::new()),
@@ -47,8 +47,8 @@ impl Default for Status {
 }
 
 impl Status {
-    /// Publishes what the raft stage says. `now` is when a new leader was seen.
-    pub fn publish(&self, seen: &Leadership, leader_changed: bool, now: Instant) {
+    /// Publishes what the raft stage says, and when.
+    pub fn publish(&self, seen: &Leadership, now: Instant) {
         self.seen.store(self.since_origin(now), Ordering::Release);
         self.term.store(seen.term, Ordering::Release);
         self.committed.store(seen.committed, Ordering::Release);
@@ -56,12 +56,10 @@ impl Status {
         self.is_leader.store(seen.is_leader, Ordering::Release);
         // After the commit index: whoever sees it set sees an index of this leadership.
         self.reads_alone.store(seen.reads_alone, Ordering::Release);
-        // One that was lost and is found again counts as elected anew.
-        let before = self.leader();
-        if leader_changed || (before == 0 && seen.leader != 0) {
-            *self.leader_elected.lock() = Some(now);
-        }
-        if before != seen.leader {
+        if self.leader() != seen.leader {
+            if seen.is_leader {
+                *self.elected.lock() = Some(now);
+            }
             if seen.leader == 0 {
                 *self.leader_lost.lock() = Some(now);
             }
@@ -107,9 +105,9 @@ impl Status {
         self.last_index.load(Ordering::Acquire)
     }
 
-    /// When the present leader was first seen.
-    pub fn leader_elected(&self) -> Option<Instant> {
-        *self.leader_elected.lock()
+    /// When this member was last elected. Of others' elections it keeps no account, as in the original.
+    pub fn elected(&self) -> Option<Instant> {
+        *self.elected.lock()
     }
 
     /// Whether no leader has been known from this moment until now.
@@ -151,12 +149,15 @@ impl Status {
 mod tests {
     use super::*;
 
+    const SELF: u64 = 7;
+
     fn leads(status: &Status, leader: u64, now: Instant) {
         let seen = Leadership {
             leader,
+            is_leader: leader == SELF,
             ..Leadership::default()
         };
-        status.publish(&seen, false, now);
+        status.publish(&seen, now);
     }
 
     #[test]
@@ -166,7 +167,7 @@ mod tests {
         let status = Status::default();
         assert!(status.leaderless_since(at(0)));
         leads(&status, 7, at(1));
-        assert_eq!(status.leader_elected(), Some(at(1)));
+        assert_eq!(status.elected(), Some(at(1)));
         assert!(!status.leaderless_since(at(0)) && !status.leaderless_since(at(2)));
         leads(&status, 0, at(3));
         leads(&status, 0, at(4));
@@ -174,7 +175,9 @@ mod tests {
         assert!(status.leaderless_since(at(3)) && status.leaderless_since(at(5)));
         // the same one again is an election too
         leads(&status, 7, at(6));
-        assert_eq!(status.leader_elected(), Some(at(6)));
+        assert_eq!(status.elected(), Some(at(6)));
         assert!(!status.leaderless_since(at(5)));
+        leads(&status, 8, at(7));
+        assert_eq!(status.elected(), Some(at(6)));
     }
 }

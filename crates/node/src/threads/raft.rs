@@ -75,7 +75,7 @@ impl RaftThread {
                 .any(|input| matches!(input, Input::Tick { .. } | Input::ConfChange(_)));
             let before = self.stage.leadership();
             let effects = self.stage.step(inputs.drain(..));
-            self.note_leadership(before, &effects, now);
+            self.note_leadership(before, now);
             if counts || self.stage.leadership().is_leader != before.is_leader {
                 // Only the leader knows; elsewhere the list is empty.
                 let progress = self.stage.core().progress();
@@ -94,14 +94,9 @@ impl RaftThread {
         self.applied.clear();
     }
 
-    fn note_leadership(
-        &self,
-        before: crate::stage::raft::Leadership,
-        effects: &Effects<ReadWaiter>,
-        now: Instant,
-    ) {
+    fn note_leadership(&self, before: crate::stage::raft::Leadership, now: Instant) {
         let seen = self.stage.leadership();
-        self.status.publish(&seen, effects.leader_changed, now);
+        self.status.publish(&seen, now);
         let id = self.stage.core().basic_status().id;
         if seen.leader != before.leader {
             match (before.leader, seen.leader) {

@@ -179,7 +179,7 @@ pub fn tell(
     limit: Duration,
     stats: impl FnOnce() -> Stats,
 ) {
-    let every = tracing::enabled!(tracing::Level::DEBUG);
+    let every = tracing::event_enabled!(tracing::Level::DEBUG);
     if !every && took <= limit {
         return;
     }

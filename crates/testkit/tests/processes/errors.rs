@@ -908,6 +908,18 @@ async fn several_members(kind: Kind) {
         .await
         .unwrap();
     assert!(status.get_ref().is_learner);
+    // ER-56: nor does it lead.
+    let own = status.into_inner().header;
+    let target_id = own.expect("a header").member_id;
+    let request = pb::MoveLeaderRequest { target_id };
+    let answer = cluster.client(leader).maintenance().move_leader(request);
+    assert_eq!(
+        refused(answer.await),
+        (
+            Code::FailedPrecondition,
+            "etcdserver: bad leader transferee".into()
+        )
+    );
     drop(learner);
 
     // ER-53: a voter is gone, so that removing another would cost the quorum.

@@ -17,6 +17,7 @@ mod memory;
 mod mixed;
 mod one_member;
 mod pause;
+mod slow;
 mod soak;
 mod takeover;
 mod tls;
