@@ -90,6 +90,15 @@ pub fn servers(oracle: &Path) -> Vec<PathBuf> {
     servers
 }
 
+/// The same at several servers at once, for tests that mostly wait.
+pub fn at_each(servers: &[PathBuf], test: impl Fn(&Path) + Sync) {
+    std::thread::scope(|scope| {
+        for server in servers {
+            scope.spawn(|| test(server));
+        }
+    });
+}
+
 /// How long anything that is waited for may take.
 pub const LONG: Duration = Duration::from_secs(60);
 

@@ -1,8 +1,10 @@
 //! The built program, run the way users run it.
 
 mod auth;
+mod bad_input;
 mod check;
 mod common;
+mod debian;
 mod discovery;
 mod drill;
 mod endpoint;

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use ferrite_testkit::{Cluster, Kind, Pki, Wanted};
 
-use crate::common::{Running, cluster, cluster_of, eventually, oracle, ours, run, servers};
+use crate::common::{
+    Running, at_each, cluster, cluster_of, eventually, oracle, ours, run, servers,
+};
 
 fn keys(endpoint: &str) -> String {
     let args = ["--endpoints", endpoint, "get", "", "--prefix"];
@@ -19,9 +21,7 @@ fn put(endpoint: &str, args: &[&str]) {
 #[test]
 fn keys_and_changes_arrive_under_the_prefix_asked_for() {
     let Some(dir) = oracle() else { return };
-    for etcd in servers(&dir) {
-        a_mirror_of_each(&etcd);
-    }
+    at_each(&servers(&dir), a_mirror_of_each);
 }
 
 fn a_mirror_of_each(etcd: &Path) {

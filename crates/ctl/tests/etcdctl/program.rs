@@ -128,6 +128,41 @@ fn nobody_there_is_a_deadline_with_its_cause() {
 }
 
 #[test]
+fn client_logs_are_as_loud_as_asked_for() {
+    let endpoint = format!("127.0.0.1:{}", free_port());
+    let args = [
+        "--endpoints",
+        &endpoint,
+        "--command-timeout=200ms",
+        "get",
+        "a",
+    ];
+    let logs = |level: &str| {
+        let dead = run(&ours(), &[("ETCD_CLIENT_DEBUG", level)], &args, b"");
+        assert!(
+            dead.stderr.ends_with("Error: context deadline exceeded\n"),
+            "{dead:?}"
+        );
+        (dead.logs, dead.stderr.lines().count())
+    };
+    let (usual, lines) = logs("");
+    assert_eq!(lines, 1);
+    assert!(
+        usual.contains("\"msg\":\"retrying of unary invoker failed\""),
+        "{usual}"
+    );
+    assert!(
+        usual.contains("\"method\":\"/etcdserverpb.KV/Range\",\"attempt\":"),
+        "{usual}"
+    );
+    assert!(!usual.contains("cannot connect"), "{usual}");
+    assert!(logs("debug").0.contains("\"msg\":\"cannot connect\""));
+    assert_eq!(logs("error").0, "");
+    // What is no level is said, and the usual one taken.
+    assert_eq!(logs("loud").1, 2);
+}
+
+#[test]
 fn variables_stand_for_flags() {
     let args = ["--command-timeout=100ms", "get", "a"];
     let env = [("ETCDCTL_ENDPOINTS", "127.0.0.1:1"), ("ETCDCTL_FOO", "1")];

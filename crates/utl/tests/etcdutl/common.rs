@@ -101,6 +101,14 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
+/// What a server holds: keys with revisions, leases with their keys, users and roles.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Contents {
+    pub keys: String,
+    pub leases: String,
+    pub rights: String,
+}
+
 /// A running server of one member; killed when dropped.
 pub struct Server {
     child: Child,
@@ -122,6 +130,7 @@ impl Server {
             .args(["--listen-peer-urls", peer])
             .args(["--initial-advertise-peer-urls", peer])
             .args(["--initial-cluster", &format!("default={peer}")])
+            .arg("--bcrypt-cost=4")
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("the log file"))
             .stderr(file)
@@ -165,11 +174,26 @@ impl Server {
         outcome.out
     }
 
-    /// What must survive a restore: keys with revisions, and leases.
-    pub fn contents(&self) -> (String, String) {
+    /// Runs the original's `etcdctl` against it where it may fail.
+    pub fn ctl_may_fail(&self, arguments: &[&str]) -> Outcome {
+        self.ctl_outcome(arguments)
+    }
+
+    /// What must survive a restore.
+    pub fn contents(&self) -> Contents {
         let keys = self.ctl(&["get", "", "--prefix", "-w", "json"]);
-        let kvs = keys.split_once("\"kvs\":").expect("keys").1.to_owned();
-        (kvs, self.leases())
+        let mut rights = self.ctl(&["user", "list"]) + &self.ctl(&["role", "list"]);
+        for role in self.ctl(&["role", "list"]).lines() {
+            rights += &self.ctl(&["role", "get", role]);
+        }
+        for user in self.ctl(&["user", "list"]).lines() {
+            rights += &self.ctl(&["user", "get", user]);
+        }
+        Contents {
+            keys: keys.split_once("\"kvs\":").expect("keys").1.to_owned(),
+            leases: self.leases(),
+            rights,
+        }
     }
 
     /// Every lease with what it was granted and its keys; how long it will live changes.

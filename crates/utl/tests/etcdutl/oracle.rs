@@ -6,14 +6,16 @@ use std::process::Command;
 use ferrite_proto::walpb;
 use ferrite_wal::{Wal, snap};
 
-use crate::common::{Server, free_port, number_after, oracle, our_etcd, pairs, run, s, utl};
+use crate::common::{
+    Contents, Server, free_port, number_after, oracle, our_etcd, pairs, run, s, utl,
+};
 
 /// A snapshot that 3.5.1 saved, and what its server held then.
 struct Saved {
     folder: tempfile::TempDir,
     oracle: PathBuf,
     snapshot: PathBuf,
-    contents: (String, String),
+    contents: Contents,
     revision: String,
     hash: String,
     /// The server's data folder; the server is dead.
@@ -41,6 +43,21 @@ impl Saved {
         server.ctl(&["del", "key7"]);
         server.ctl(&["compact", "50"]);
         server.ctl(&["put", "key7", "again"]);
+        for grant in [
+            &["user", "add", "alice:pw"][..],
+            &["role", "add", "reader"],
+            &[
+                "role",
+                "grant-permission",
+                "reader",
+                "read",
+                "key",
+                "--prefix",
+            ],
+            &["user", "grant-role", "alice", "reader"],
+        ] {
+            server.ctl(grant);
+        }
         let snapshot = folder.path().join("snapshot");
         let hash = server.hash_kv();
         server.ctl(&["snapshot", "save", s(&snapshot)]);
@@ -83,10 +100,11 @@ impl Saved {
         data
     }
 
-    /// Keys with revisions and leases, as they were.
+    /// Keys with revisions, leases, users and roles, as they were.
     #[track_caller]
     fn same(&self, server: &Server) {
-        assert!(self.contents.1.contains("attached keys([leased])"));
+        assert!(self.contents.leases.contains("attached keys([leased])"));
+        assert!(self.contents.rights.contains("User: alice\nRoles: reader"));
         assert_eq!(server.contents(), self.contents);
     }
 
@@ -105,6 +123,24 @@ impl Saved {
             members.contains(peer) && members.contains("started"),
             "{members}"
         );
+        // The password that came along opens what the role permits, and nothing else.
+        for enable in [
+            &["user", "add", "root:secret"][..],
+            &["user", "grant-role", "root", "root"],
+            &["auth", "enable"],
+        ] {
+            server.ctl(enable);
+        }
+        assert!(
+            server
+                .ctl(&["--user=alice:pw", "get", "key1"])
+                .starts_with("key1\n")
+        );
+        let refused = server.ctl_may_fail(&["--user=alice:pw", "put", "key1", "x"]);
+        assert_eq!(refused.fails(1), "etcdserver: permission denied");
+        let wrong = server.ctl_may_fail(&["--user=alice:wrong", "get", "key1"]);
+        assert!(wrong.code != Some(0), "{wrong:?}");
+        server.ctl(&["--user=root:secret", "auth", "disable"]);
     }
 }
 
