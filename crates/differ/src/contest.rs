@@ -147,6 +147,7 @@ impl Pair {
         let mut theirs = self.theirs.begin(step.client, step.call.clone());
         let since = Instant::now();
         loop {
+            tokio::time::sleep(LOOK).await;
             if ours.is_finished() && theirs.is_finished() {
                 let (ours, theirs) = tokio::join!(answer(&mut ours), answer(&mut theirs));
                 return self.decided(step.client, ours, theirs);
@@ -174,7 +175,6 @@ impl Pair {
             if since.elapsed() > self.patience {
                 return tokio::join!(so_far(&mut ours), so_far(&mut theirs));
             }
-            tokio::time::sleep(LOOK).await;
         }
     }
 

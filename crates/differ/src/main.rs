@@ -32,6 +32,9 @@ struct Cli {
     /// What the sequences are about.
     #[arg(long, value_enum, default_value = "all")]
     areas: Areas,
+    /// Stop after this many differences.
+    #[arg(long, default_value_t = 5)]
+    failures: usize,
     /// Pairs of servers that run at the same time.
     #[arg(long, default_value_t = 4)]
     workers: usize,
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         },
         areas: cli.areas,
         shrink: Duration::from_secs(cli.shrink),
+        failures: cli.failures,
         workers: cli.workers,
         fault: cli.fault,
     });

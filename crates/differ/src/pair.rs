@@ -143,6 +143,7 @@ impl Pair {
             let (mut ours, mut theirs) = self.step(&resolved).await;
             if ours == theirs
                 && !self.waiters.is_empty()
+                && resolved.call.may_end_a_wait()
                 && let Some(turns) = self.turns().await
             {
                 (ours, theirs) = turns;

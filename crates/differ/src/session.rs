@@ -15,9 +15,6 @@ use crate::pair::{Difference, Pair};
 use crate::shrink::shrink;
 use crate::step::Step;
 
-/// Differences after which a run ends: more of them mostly say the same.
-const FAILURES_MAX: usize = 5;
-
 /// Sequences that one pair of servers lives through. The number decides what a sequence finds, so that
 /// it is the same for every run.
 const BLOCK: u64 = 250;
@@ -42,6 +39,8 @@ pub struct Settings {
     pub areas: Areas,
     /// How long one failure may be made smaller for; zero leaves it as it is.
     pub shrink: Duration,
+    /// Differences after which the run ends: more of them mostly say the same.
+    pub failures: usize,
     /// Pairs of servers at a time.
     pub workers: usize,
     /// What our answers are broken by, to see that it is found.
@@ -160,7 +159,8 @@ impl Session {
 
     fn over(&self) -> bool {
         let late = |until| self.since.elapsed() >= until;
-        self.settings.until.is_some_and(late) || self.failed.load(Ordering::Relaxed) >= FAILURES_MAX
+        self.settings.until.is_some_and(late)
+            || self.failed.load(Ordering::Relaxed) >= self.settings.failures
     }
 
     async fn work(&self, reports: &mpsc::Sender<Told>) {

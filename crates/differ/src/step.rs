@@ -157,6 +157,20 @@ pub enum Call {
 }
 
 impl Call {
+    /// Whether somebody's turn may have come by it.
+    pub(crate) fn may_end_a_wait(&self) -> bool {
+        !matches!(
+            self,
+            Self::Lock(_)
+                | Self::Campaign(_)
+                | Self::Proclaim { .. }
+                | Self::Leader(_)
+                | Self::Observe(_)
+                | Self::Grant(_)
+                | Self::Put(_)
+        )
+    }
+
     /// Whether users, roles or tokens may be left behind by it.
     pub(crate) fn is_about_users(&self) -> bool {
         matches!(

@@ -10,7 +10,7 @@ use ferrite_differ::{Areas, Call, Fault, Pair, Session, Settings, generate};
 use ferrite_testkit::{Kind, oracle};
 
 /// How many sequences a run has: always all of them.
-const SEQUENCES: u64 = 2_500;
+const SEQUENCES: u64 = 2_000;
 
 /// What they may take on a machine that is very busy. Later than this is a failure, not a shorter run.
 const WITHIN: Duration = Duration::from_secs(15 * 60);
@@ -31,6 +31,7 @@ fn settings(seed: u64, sequences: u64) -> Settings {
         against: Kind::Etcd351,
         areas: Areas::All,
         shrink: Duration::from_secs(40),
+        failures: 5,
         workers: WORKERS,
         fault: None,
     }
@@ -101,9 +102,10 @@ fn what_is_answered_differently_becomes_a_short_script() {
     let session = Session::new(Settings {
         fault: Some(Fault::IdleRevision),
         areas: Areas::Data,
+        failures: 1,
         workers: 1,
         shrink: Duration::from_secs(15),
-        ..settings(1, 1)
+        ..settings(1, 100)
     });
     let mut told = 0;
     let summary = session.run(|_| told += 1);
@@ -112,7 +114,7 @@ fn what_is_answered_differently_becomes_a_short_script() {
         .script
         .as_ref()
         .expect("fresh servers show it as well");
-    let whole = generate(1, 0, Areas::Data);
+    let whole = generate(1, summary.failures[0].sequence, Areas::Data);
     assert!(
         steps.len() < whole.len() / 2,
         "{} of {} steps are left",

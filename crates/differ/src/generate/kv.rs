@@ -4,7 +4,7 @@ use ferrite_client::pb;
 use ferrite_client::pb::compare::TargetUnion;
 use ferrite_client::pb::request_op::Request;
 
-use super::Maker;
+use super::{Maker, next_prefix};
 use crate::revision::{compacted, now};
 use crate::side::REQUEST_BYTES_MAX;
 use crate::step::Call;
@@ -58,10 +58,27 @@ impl Maker {
 
     fn plain_or_streamed(&mut self) -> Call {
         let request = self.range();
-        match self.rng.percent(25) {
-            true => Call::Streamed(request),
-            false => Call::Range(request),
+        if self.rng.percent(75) {
+            return Call::Range(request);
         }
+        // Most of what a range can ask for is refused to a stream, and most ranges are short.
+        if self.rng.percent(30) {
+            return Call::Streamed(request);
+        }
+        let (first, last) = match self.rng.percent(70) {
+            true => (self.prefix.clone(), next_prefix(&self.prefix)),
+            false => (vec![0], vec![0]),
+        };
+        Call::Streamed(pb::RangeRequest {
+            key: first.into(),
+            range_end: last.into(),
+            limit: self.rng.pick(&[0, 0, 1, 2, 3, 11, -1]),
+            revision: request.revision,
+            serializable: request.serializable,
+            keys_only: request.keys_only,
+            count_only: request.count_only,
+            ..Default::default()
+        })
     }
 
     pub(super) fn compact(&mut self) -> Call {

@@ -36,11 +36,11 @@ impl Areas {
     /// watched, users, contests, members.
     fn weights(self) -> [usize; 8] {
         match self {
-            Self::Data => [70, 12, 6, 10, 2, 0, 0, 0],
+            Self::Data => [68, 12, 6, 10, 4, 0, 0, 0],
             Self::Auth => [0, 0, 0, 0, 0, 1, 0, 0],
             Self::Contests => [0, 0, 0, 0, 0, 0, 1, 0],
             Self::Members => [0, 0, 0, 0, 0, 0, 0, 1],
-            Self::All => [42, 10, 6, 10, 2, 15, 10, 5],
+            Self::All => [44, 10, 6, 10, 2, 13, 10, 5],
         }
     }
 }
@@ -67,7 +67,7 @@ pub fn generate(seed: u64, sequence: u64, areas: Areas) -> Vec<Step> {
     }
     match maker.rng.weighted(&areas.weights()) {
         0 => maker.steps(&[60, 1, 0]),
-        1 => maker.steps(&[25, 60, 0]),
+        1 => maker.steps(&[45, 45, 0]),
         2 => maker.steps(&[40, 5, 40]),
         3 => maker.whole_store(),
         4 => maker.large_and_watched(),
@@ -268,12 +268,13 @@ impl Maker {
 
     /// A lease of this sequence, or none, or one that there is not.
     fn lease_id(&mut self) -> i64 {
-        match self.rng.weighted(&[70, 20, 10]) {
+        if self.leases.is_empty() {
+            return self.rng.pick(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 404]);
+        }
+        let leases = self.leases.clone();
+        match self.rng.weighted(&[45, 50, 5]) {
             0 => 0,
-            1 if !self.leases.is_empty() => {
-                let leases = self.leases.clone();
-                self.rng.pick(&leases)
-            }
+            1 => self.rng.pick(&leases),
             _ => 404,
         }
     }
