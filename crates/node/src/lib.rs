@@ -46,7 +46,7 @@ pub use config::{Config, Upkeep};
 pub use error::Error;
 pub use published::Published;
 pub use recover::{RemoteCluster, StartError};
-pub use status::Status;
+pub use status::{CoreView, Status};
 pub use threads::OnFatal;
 
 use assemble::assemble;
@@ -656,6 +656,17 @@ impl Node {
         if panicked {
             tracing::error!("a thread of the node panicked");
         }
+    }
+
+    /// What the threads do, each named after its queue.
+    pub fn loads(&self) -> [(&'static str, queue::Load); 4] {
+        let now = Instant::now();
+        [
+            ("raft", self.0.raft.load(now)),
+            ("wal", self.0.wal.load(now)),
+            ("apply", self.0.apply.load(now)),
+            ("commit", self.0.commit.load(now)),
+        ]
     }
 
     /// Lengths of the queues between the threads, by name.

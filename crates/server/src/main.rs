@@ -75,6 +75,9 @@ fn invalid(text: &str) -> ExitCode {
 fn failed(error: &RunError) -> ExitCode {
     let message = match error {
         RunError::SelfSigned { what, .. } => what,
+        RunError::Descriptors { .. } => {
+            "file descriptor limit of etcd process is too low; please set higher"
+        }
         _ => "discovery failed",
     };
     log::fatal(&log::caller(file!(), line!()), message, &error.to_string())

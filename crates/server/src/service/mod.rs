@@ -23,7 +23,11 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::auth::Gate;
+use crate::door::Loads;
 use crate::errors;
+use crate::listen::Calls;
+use crate::room::Room;
+use crate::web::Rules;
 
 /// What every service holds.
 #[derive(Clone)]
@@ -38,6 +42,14 @@ pub struct Context {
     pub warn_unary: std::time::Duration,
     /// What the health service says.
     pub serving: Serving,
+    /// What is allowed of plain HTTP.
+    pub rules: Arc<Rules>,
+    /// What is allowed of calls and pings.
+    pub calls: Calls,
+    /// Places for connections.
+    pub room: Room,
+    /// What the threads that serve have to do.
+    pub loads: Loads,
 }
 
 /// Whether this member serves, as the health service says it.
