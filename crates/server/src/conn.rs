@@ -17,10 +17,10 @@ use crate::listen::{Speech, Traffic};
 
 /// What a connection by HTTP/2 begins with.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// What a request by HTTP/1 begins with.
-const METHODS: &[&[u8]] = &[
-    b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT",
-];
+/// The first line of a request must come to its end within so many bytes: the original's number.
+const LINE_MAX: usize = 4096;
+/// Bytes read ahead at a time.
+const AHEAD: usize = 1024;
 
 /// A socket on its way from the thread that accepts to one that serves.
 #[derive(Debug)]
@@ -164,12 +164,30 @@ enum Beginning {
 }
 
 fn beginning(head: &[u8]) -> Beginning {
-    if head.starts_with(PREFACE) {
-        Beginning::Known(Protocol::Http2)
-    } else if METHODS.iter().any(|method| head.starts_with(method)) {
+    let (Ok(part) | Err(part)) = match head.iter().position(|byte| *byte == b'\n') {
+        Some(end) if head.starts_with(PREFACE.get(..=end).unwrap_or(PREFACE)) => {
+            return match head.get(..PREFACE.len()) {
+                Some(whole) if whole == PREFACE => Beginning::Known(Protocol::Http2),
+                None if PREFACE.starts_with(head) => Beginning::TooShort,
+                _ => Beginning::Foreign,
+            };
+        }
+        Some(end) => Ok(head.get(..end).unwrap_or_default()),
+        None => Err(head),
+    };
+    let text = |byte: &u8| matches!(byte, b' '..=b'~' | b'\r' | b'\t' | 0x80..);
+    if !part.iter().all(text) || part.len() >= LINE_MAX {
+        return Beginning::Foreign;
+    }
+    if part.len() == head.len() {
+        return Beginning::TooShort;
+    }
+    let line = part.strip_suffix(b"\r").unwrap_or(part);
+    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let version = words.nth(2).unwrap_or_default();
+    if matches!(version, [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] if minor.is_ascii_digit())
+    {
         Beginning::Known(Protocol::Http1)
-    } else if PREFACE.starts_with(head) || METHODS.iter().any(|method| method.starts_with(head)) {
-        Beginning::TooShort
     } else {
         Beginning::Foreign
     }
@@ -183,16 +201,14 @@ impl<S: AsyncRead + Unpin> Begun<S> {
         }
     }
 
-    /// Reads a little more ahead; never more than it takes to decide.
+    /// Reads a little more ahead.
     async fn ahead(&mut self) -> io::Result<()> {
-        let mut bytes = [0; PREFACE.len()];
-        let wanted = bytes.len().saturating_sub(self.head.len()).max(1);
-        let room = bytes.get_mut(..wanted).unwrap_or_default();
-        match self.inner.read(room).await? {
+        let mut bytes = [0; AHEAD];
+        match self.inner.read(&mut bytes).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             count => {
                 self.head
-                    .extend_from_slice(room.get(..count).unwrap_or_default());
+                    .extend_from_slice(bytes.get(..count).unwrap_or_default());
                 Ok(())
             }
         }
@@ -295,17 +311,24 @@ mod tests {
     #[test]
     fn the_first_bytes_tell_what_is_spoken() {
         use Beginning::{Foreign, Known, TooShort};
+        let long = [&b"GET /"[..], &[b'a'; LINE_MAX]].concat();
         for (head, says) in [
             (&b""[..], TooShort),
             (b"P", TooShort),
             (b"PRI * HTTP/2.0\r\n", TooShort),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r", TooShort),
             (PREFACE, Known(Protocol::Http2)),
+            (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Foreign),
             (b"PRI * HTTP/2.1\r\n\r\nSM\r\n\r\n", Foreign),
-            (b"GET", Known(Protocol::Http1)),
-            (b"POST /", Known(Protocol::Http1)),
-            (b"get /", Foreign),
+            (b"GET / HTTP/1.1", TooShort),
+            (b"GET / HTTP/1.1\r\n", Known(Protocol::Http1)),
+            (b"PATCH /a?b=c HTTP/1.0\nHost: a", Known(Protocol::Http1)),
+            (b"GET nonsense\r\n", Foreign),
+            (b"GET / HTTP/2.0\r\n", Foreign),
             (b"\x16\x03\x01", Foreign),
-            (b"SSH-2.0", Foreign),
+            (b"\r\n", Foreign),
+            (b"SSH-2.0-x\r\n", Foreign),
+            (&long, Foreign),
         ] {
             assert_eq!(beginning(head), says, "{head:?}");
         }

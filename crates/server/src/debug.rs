@@ -26,7 +26,7 @@ pub fn serve(context: &Context, method: &Method, path: &str) -> Option<Response<
         return None;
     }
     if path == "/debug/pprof" {
-        return Some(http::moved(PROFILES));
+        return Some(http::moved(method, PROFILES, None));
     }
     match path.strip_prefix(PROFILES)? {
         "" => Some(http::page(StatusCode::OK, INDEX)),

@@ -360,6 +360,7 @@ async fn serve_connection(
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
+                .title_case_headers(true)
                 .serve_connection(TokioIo::new(stream), service);
             run_to_end(connection, place, stopped, |connection| {
                 connection.graceful_shutdown();

@@ -837,14 +837,15 @@ fn unknown(name: &str) -> String {
     }
 }
 
-/// The flag whose name is at most three edits away.
+/// The flag whose name is at most three edits away, or half of itself.
 fn closest(name: &str) -> Option<&'static str> {
     FLAGS
         .iter()
         .filter(|flag| !flag.help.is_empty())
         .map(|flag| (edits(name, flag.name), flag.name))
         .min()
-        .filter(|(distance, _)| *distance <= 3)
+        // A short name is close to everything.
+        .filter(|(distance, known)| *distance <= known.len().div_ceil(2).min(3))
         .map(|(_, known)| known)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION};
+use ::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION};
 use ::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use ferrite_apply::ApplyError;
@@ -40,6 +40,7 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
     let mut response = answer(status, TEXT, body);
@@ -73,11 +74,40 @@ pub fn json(body: String) -> Response<Bytes> {
 }
 
 /// It is there instead.
-pub fn moved(path: &'static str) -> Response<Bytes> {
+pub fn moved(method: &Method, path: &str, query: Option<&str>) -> Response<Bytes> {
+    let to = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
     let mut response = empty(StatusCode::MOVED_PERMANENTLY);
+    if method == Method::GET || method == Method::HEAD {
+        response = answer(StatusCode::MOVED_PERMANENTLY, HTML, Bytes::new());
+    }
+    if method == Method::GET {
+        let escaped = to
+            .replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+            .replace('"', "&#34;")
+            .replace('\'', "&#39;");
+        *response.body_mut() = format!("<a href=\"{escaped}\">Moved Permanently</a>.\n\n").into();
+    }
+    if let Ok(to) = HeaderValue::from_str(&to) {
+        response.headers_mut().insert(LOCATION, to);
+    }
+    response
+}
+
+/// For a request that does not say whom it asks.
+pub fn no_host() -> Response<Bytes> {
+    let mut response = answer(
+        StatusCode::BAD_REQUEST,
+        TEXT,
+        "400 Bad Request: missing required Host header",
+    );
     response
         .headers_mut()
-        .insert(LOCATION, HeaderValue::from_static(path));
+        .insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

@@ -209,8 +209,14 @@ impl Services {
             return Some(("8", text));
         }
         if message.starts_with("Error decompressing: ") {
-            let text = "grpc: failed to decompress the received message: gzip: invalid header";
-            return Some(("13", text.to_owned()));
+            let why = match message {
+                _ if message.contains("header") => "gzip: invalid header",
+                _ if message.contains("checksum") => "gzip: invalid checksum",
+                _ if message.contains("corrupt") => "flate: corrupt input",
+                _ => "unexpected EOF",
+            };
+            let text = format!("grpc: failed to decompress the received message: {why}");
+            return Some(("13", text));
         }
         if message.contains("message with compressed-flag but no grpc-encoding") {
             let text = "grpc: compressed flag set with identity or empty encoding";

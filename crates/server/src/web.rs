@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use ::http::header::{HOST, ORIGIN};
-use ::http::{HeaderValue, Method, Request, Response, StatusCode};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 
 use crate::auth::CertificateName;
@@ -47,6 +47,9 @@ pub async fn serve<B>(
 ) -> Response<Bytes> {
     let (method, uri) = (request.method(), request.uri());
     let query = uri.query().unwrap_or_default();
+    if request.version() == Version::HTTP_11 && request.headers().get(HOST).is_none() {
+        return http::no_host();
+    }
     if traffic == Traffic::Metrics {
         let probed = http::probe(&context.node, method, uri.path(), query).await;
         return probed.unwrap_or_else(http::not_found);
@@ -80,6 +83,8 @@ pub async fn serve<B>(
     }
     let mut response = if method == Method::OPTIONS {
         http::empty(StatusCode::OK)
+    } else if let Some(clean) = cleaned(path).filter(|_| method != Method::CONNECT) {
+        http::moved(method, &clean, uri.query())
     } else if let Some(answered) = debug::serve(context, method, path) {
         answered
     } else {
@@ -116,6 +121,29 @@ fn allowed<B>(origins: &Origins, request: &Request<B>) -> Option<HeaderValue> {
     }
 }
 
+/// The path without empty parts and dots, if it has any: Go's server sends everybody there.
+fn cleaned(path: &str) -> Option<String> {
+    let odd = |part: &str| matches!(part, "" | "." | "..");
+    let inner = path.strip_prefix('/')?;
+    let inner = inner.strip_suffix('/').unwrap_or(inner);
+    if inner.is_empty() && path.len() <= 1 || !inner.is_empty() && !inner.split('/').any(odd) {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in inner.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let mut clean = format!("/{}", parts.join("/"));
+    if path.ends_with('/') && clean.len() > 1 {
+        clean.push('/');
+    }
+    Some(clean)
+}
+
 /// The name in a request's host, without its port, read as Go reads it.
 fn host_of<B>(request: &Request<B>) -> &str {
     let host = match request.uri().authority() {
@@ -144,6 +172,23 @@ fn split_host(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_go_cleans_them() {
+        for clean in ["/", "/health", "/debug/pprof/", "/a/b", ""] {
+            assert_eq!(cleaned(clean), None, "{clean}");
+        }
+        for (path, clean) in [
+            ("//", "/"),
+            ("//health", "/health"),
+            ("/a//b/", "/a/b/"),
+            ("/./a/../health", "/health"),
+            ("/../..", "/"),
+            ("/a/.", "/a"),
+        ] {
+            assert_eq!(cleaned(path).as_deref(), Some(clean), "{path}");
+        }
+    }
 
     #[test]
     fn hosts_are_read_as_go_reads_them() {
