@@ -20,6 +20,7 @@ use ferrite_proto::etcdserverpb::{
 use ferrite_proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use prost::Message as _;
 
 use crate::errors;
@@ -108,6 +109,9 @@ pub fn no_host() -> Response<Bytes> {
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("close"));
+    response.extensions_mut().insert(ReasonPhrase::from_static(
+        b"Bad Request: missing required Host header",
+    ));
     response
 }
 

@@ -94,7 +94,12 @@ pub struct Defragmenting(Serving);
 
 impl Drop for Defragmenting {
     fn drop(&mut self) {
-        if !self.0.says.send_replace(true) {
+        // Whoever listens hears of changes only.
+        if self
+            .0
+            .says
+            .send_if_modified(|says| !std::mem::replace(says, true))
+        {
             tracing::info!(
                 service = "",
                 status = "SERVING",

@@ -7,9 +7,11 @@ mod big_numbers;
 mod crash;
 mod errors;
 mod failover;
+mod floods;
 mod known_bugs;
 mod leases;
 mod left;
+mod listeners;
 mod maintenance;
 mod memory;
 mod mixed;
@@ -19,6 +21,7 @@ mod soak;
 mod takeover;
 mod tls;
 mod watch_guarantees;
+mod wire;
 
 use std::sync::Arc;
 
