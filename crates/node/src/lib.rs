@@ -715,5 +715,6 @@ fn peer_config(config: &Config, member_id: &u64, cluster_id: u64) -> ferrite_pee
         dial_timeout: Duration::from_secs(1) + config.election_timeout(),
         read_timeout: config.peer_read_timeout,
         write_timeout: config.peer_write_timeout,
+        connections_max: config.peer_connections_max,
     }
 }

@@ -300,6 +300,8 @@ pub fn read(values: &Values) -> Result<Config, String> {
         },
         peer_read_timeout: values.duration("raft-read-timeout").max(PEER_TIMEOUT_MIN),
         peer_write_timeout: values.duration("raft-write-timeout").max(PEER_TIMEOUT_MIN),
+        // Whoever knows how many descriptors there are sets this.
+        peer_connections_max: 100,
         token_ttl: Duration::from_secs(or("auth-token-ttl", TOKEN_TTL_SECONDS)),
         warn_apply: values.duration("warning-apply-duration"),
         dialer: Dialer::default(),

@@ -333,4 +333,25 @@ mod tests {
             assert_eq!(beginning(head), says, "{head:?}");
         }
     }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_waited_for_no_longer_than_that() {
+        for said in [&b""[..], b"GET /hea", b"PRI * HT"] {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            let mut theirs = theirs;
+            tokio::io::AsyncWriteExt::write_all(&mut theirs, said)
+                .await
+                .expect("sent");
+            let speech = Speech {
+                plain: true,
+                tls: None,
+            };
+            let patience = Duration::from_millis(50);
+            let established =
+                establish(Socket::Unix(ours), &speech, Traffic::Both, "@", patience).await;
+            assert!(established.is_none());
+            let mut rest = Vec::new();
+            assert_eq!(theirs.read_to_end(&mut rest).await.ok(), Some(0));
+        }
+    }
 }

@@ -61,9 +61,12 @@ pub struct Load {
     pub calls: AtomicUsize,
 }
 
+/// A thread's name, and what it has to do.
+type Named = (String, Arc<Load>);
+
 /// The threads that serve, by name, with what they have to do.
 #[derive(Debug, Clone, Default)]
-pub struct Loads(Arc<parking_lot::Mutex<Vec<(String, Arc<Load>)>>>);
+pub struct Loads(Arc<parking_lot::Mutex<Vec<Named>>>);
 
 impl Loads {
     fn add(&self, name: &str) -> Arc<Load> {

@@ -16,10 +16,37 @@ use crate::pings::Activity;
 
 /// Descriptors that no connection may take: the original's number.
 pub const RESERVED: u64 = 150;
+/// Of those, so many are for other members: a dozen for each of eight.
+const PEERS: u64 = 100;
+/// With more descriptors, this part of all is for other members.
+const PEERS_PART: u64 = 8;
+/// More connections than that no cluster has between its members.
+const PEERS_MAX: u64 = 4096;
 /// So many places at once are made free, as a part of all: one by one would mean a look at all each time.
 const AT_ONCE: usize = 64;
 /// Least time between two lines in the log about it.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
+
+/// How descriptors are dealt out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// For connections of clients.
+    pub clients: usize,
+    /// For connections of other members.
+    pub peers: usize,
+}
+
+/// Deals out so many descriptors, so that nobody who connects takes those of log and database. `None` where
+/// there are too few.
+pub fn shares(limit: u64) -> Option<Shares> {
+    let peers = (limit / PEERS_PART).clamp(PEERS, PEERS_MAX);
+    let clients = limit.checked_sub(RESERVED + peers - PEERS)?;
+    let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
+    (clients > 0).then(|| Shares {
+        clients: size(clients),
+        peers: size(peers),
+    })
+}
 
 /// Raises the limit of descriptors to what the process may have at most, as Go's programs do, and returns
 /// it. `None` where there is none, or it cannot be found out.
@@ -148,6 +175,20 @@ mod tests {
     fn unwanted(place: &Place) -> bool {
         let mut notified = std::pin::pin!(place.activity.unwanted.notified());
         notified.as_mut().enable()
+    }
+
+    #[test]
+    fn descriptors_are_dealt_out_and_some_are_kept() {
+        assert_eq!(shares(150), None);
+        let of = |limit| shares(limit).map(|shares| (shares.clients, shares.peers));
+        assert_eq!(of(151), Some((1, 100)));
+        assert_eq!(of(250), Some((100, 100)));
+        assert_eq!(of(1024), Some((846, 128)));
+        for limit in [151, 799, 800, 1_000, 1 << 20, u64::MAX] {
+            let Shares { clients, peers } = shares(limit).expect("enough");
+            let all = (clients as u64).saturating_add(peers as u64);
+            assert!(all <= limit - 50, "{limit}");
+        }
     }
 
     #[test]

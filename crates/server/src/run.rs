@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::door::{ClientServer, ServeError, client_threads};
 use crate::features::Feature;
 use crate::listen::{ClientPort, SocketOptions, bind, client_ports, metrics_ports};
-use crate::room::{RESERVED, Room, descriptors};
+use crate::room::{Room, Shares, descriptors, shares};
 use crate::serve::peer_body;
 use crate::service::{Context, Serving};
 use crate::signals::{self, Signals, Subjects};
@@ -98,9 +98,11 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
             subjects.add_certificates(tls);
         }
     }
-    let room = room()?;
+    let shares = room()?;
+    let room = Room::new(shares.clients);
     subjects.set_room(&room);
     let mut node_config = config.node.clone();
+    node_config.peer_connections_max = shares.peers;
     node_config.dialer =
         tls::peer_dialer(&peer_tls, config.local_address).map_err(RunError::Listen)?;
     banner(config);
@@ -283,13 +285,10 @@ fn others(config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// Places for connections: all descriptors but those that the member itself may need.
-fn room() -> Result<Room, RunError> {
+/// How many connections there may be, of clients and of members.
+fn room() -> Result<Shares, RunError> {
     let limit = descriptors().unwrap_or(u64::MAX);
-    match limit.checked_sub(RESERVED).filter(|left| *left > 0) {
-        Some(left) => Ok(Room::new(usize::try_from(left).unwrap_or(usize::MAX))),
-        None => Err(RunError::Descriptors { limit }),
-    }
+    shares(limit).ok_or(RunError::Descriptors { limit })
 }
 
 fn serve_metrics(

@@ -642,6 +642,19 @@ async fn metrics_have_addresses_of_their_own() {
         health.body,
         "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n"
     );
+    let undecided = wire::get(cluster.member(0).peer_url(), "/version").await;
+    assert_eq!(undecided.header("content-type"), Some("application/json"));
+    let known = undecided
+        .body
+        .strip_prefix(r#"{"etcdserver":"3.7.1","etcdcluster":"not_decided","#);
+    // The database tells its version by what is in it already.
+    assert!(
+        matches!(
+            known,
+            Some(r#""storage":"unknown"}"# | r#""storage":"3.5.0"}"#)
+        ),
+        "{undecided:?}"
+    );
     assert_eq!(wire::get(&clear, "/livez").await.body, "ok\n");
     assert_eq!(
         wire::get(&clear, "/readyz").await.status,
