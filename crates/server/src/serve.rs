@@ -248,8 +248,11 @@ fn content_type(request: &Request<Incoming>) -> &[u8] {
 
 /// What gRPC's own server answers to requests that are none of its calls.
 fn not_a_call(request: &Request<Incoming>) -> Option<Response<Body>> {
-    let kind = content_type(request).to_ascii_lowercase();
-    let rest = kind.strip_prefix(b"application/grpc");
+    const KIND: &[u8] = b"application/grpc";
+    let rest = content_type(request)
+        .split_at_checked(KIND.len())
+        .filter(|(kind, _)| kind.eq_ignore_ascii_case(KIND))
+        .map(|(_, rest)| rest);
     let refused = |status, error: tonic::Status| {
         let mut response = error.into_http();
         *response.status_mut() = status;

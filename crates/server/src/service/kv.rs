@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::access::ReadRight;
 use super::range_stream::{LeaderLost, Pieces};
-use super::{Context, leader_lost, mismatched, slices, wants_leader};
+use super::{Context, answer, compresses, leader_lost, mismatched, slices, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
 
@@ -58,6 +58,7 @@ impl Kv for KvService {
         self.0
             .admit(request.metadata(), request.get_ref().serializable)?;
         let caller = Caller::of(&request);
+        let compressed = compresses(request.metadata());
         let request = request.into_inner();
         kv::check_range(&request).map_err(|error| errors::request(&error))?;
         let right = self.begin_range(&caller, &request).await?;
@@ -65,7 +66,7 @@ impl Kv for KvService {
         right.still_holds(&self.0)?;
         let mut response = found.map_err(|error| errors::request(&error))?;
         response.header = self.0.complete(response.header);
-        Ok(Response::new(response))
+        Ok(answer(response, compressed))
     }
 
     type RangeStreamStream = Pieces;
@@ -136,6 +137,7 @@ impl Kv for KvService {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
         let caller = Caller::of(&request);
+        let compressed = compresses(request.metadata());
         let request = request.into_inner();
         self.0.room(kv::txn_cost(&request))?;
         kv::check_txn(&request, self.0.node.config().max_txn_ops)
@@ -168,7 +170,7 @@ impl Kv for KvService {
             &op.response,
             Some(OpResponse::ResponsePut(put)) if put.header.is_none()
         )));
-        Ok(Response::new(response))
+        Ok(answer(response, compressed))
     }
 
     async fn compact(

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use ferrite_node::Node;
 use ferrite_proto::etcdserverpb::ResponseHeader;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Response, Status};
 
 use crate::auth::Gate;
 use crate::door::Loads;
@@ -207,6 +207,24 @@ impl Context {
 /// The status for an answer of a kind that the request cannot have.
 pub fn mismatched() -> Status {
     Status::internal("the answer does not belong to the request")
+}
+
+/// Larger answers are not compressed, whoever asks for it: it would hold up all others on the thread.
+const COMPRESSED_MAX: usize = 1 << 20;
+
+/// Whether a call's messages come compressed, and so its answers are to be.
+pub fn compresses(metadata: &MetadataMap) -> bool {
+    metadata.contains_key("grpc-encoding")
+}
+
+/// An answer of any size.
+pub fn answer<T: prost::Message>(message: T, compressed: bool) -> Response<T> {
+    let large = compressed && message.encoded_len() > COMPRESSED_MAX;
+    let mut response = Response::new(message);
+    if large {
+        response.disable_compression();
+    }
+    response
 }
 
 /// Whether the client asks to be refused, or left, by a member that knows no leader.

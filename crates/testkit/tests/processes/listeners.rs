@@ -369,11 +369,28 @@ async fn who_compresses_is_answered_compressed() {
         assert_eq!(headers["grpc-status"], "0");
         assert_eq!((body[0], &body[5..7]), (1, &[0x1f, 0x8b][..]), "{kind:?}");
         assert!(body.len() < 1_000);
+        // Ours compresses nothing so large that others would wait for it.
+        put(&cluster.client(0), "a", &"v".repeat(1_200_000)).await;
+        wire.send(&frame(8, 0, 0, &(16_u32 << 20).to_be_bytes()))
+            .await;
+        let head = frame(
+            wire::HEADERS,
+            wire::END_HEADERS,
+            5,
+            &call(RANGE, &[("grpc-encoding", "gzip")]),
+        );
+        let window = frame(8, 0, 5, &(16_u32 << 20).to_be_bytes());
+        let body = frame(wire::DATA, wire::END_STREAM, 5, &zipped);
+        wire.send(&[head, window, body].concat()).await;
+        let (headers, body) = wire.answer(5).await;
+        assert_eq!(headers["grpc-status"], "0");
+        assert_eq!(body[0] == 0, kind == Kind::Ferrite);
+        put(&cluster.client(0), "a", &"v".repeat(5_000)).await;
         // On the same connection: one that only could read it.
         let able = [("grpc-accept-encoding", "gzip,identity")];
-        wire.begin(3, &call(RANGE, &able), &message(false, KEY_A))
+        wire.begin(7, &call(RANGE, &able), &message(false, KEY_A))
             .await;
-        let (headers, body) = wire.answer(3).await;
+        let (headers, body) = wire.answer(7).await;
         assert_eq!(headers.get("grpc-encoding"), None, "{kind:?}");
         assert!(body.len() > 5_000 && body[0] == 0, "{kind:?}");
     }
