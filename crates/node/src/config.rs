@@ -66,6 +66,8 @@ pub struct Config {
     pub peer_read_timeout: Duration,
     /// Time a write to another member may take.
     pub peer_write_timeout: Duration,
+    /// Connections of members at once.
+    pub peer_connections_max: usize,
     /// How long a simple token lives without being used.
     pub token_ttl: Duration,
     /// Applying for longer than this is logged.

@@ -47,7 +47,7 @@ pub use config::{Config, Upkeep};
 pub use error::Error;
 pub use published::Published;
 pub use recover::{RemoteCluster, StartError};
-pub use status::Status;
+pub use status::{CoreView, Status};
 pub use threads::OnFatal;
 
 use assemble::assemble;
@@ -685,6 +685,17 @@ impl Node {
         }
     }
 
+    /// What the threads do, each named after its queue.
+    pub fn loads(&self) -> [(&'static str, queue::Load); 4] {
+        let now = Instant::now();
+        [
+            ("raft", self.0.raft.load(now)),
+            ("wal", self.0.wal.load(now)),
+            ("apply", self.0.apply.load(now)),
+            ("commit", self.0.commit.load(now)),
+        ]
+    }
+
     /// Lengths of the queues between the threads, by name.
     pub fn queue_lengths(&self) -> BTreeMap<&'static str, usize> {
         BTreeMap::from([
@@ -731,5 +742,6 @@ fn peer_config(config: &Config, member_id: &u64, cluster_id: u64) -> ferrite_pee
         dial_timeout: Duration::from_secs(1) + config.election_timeout(),
         read_timeout: config.peer_read_timeout,
         write_timeout: config.peer_write_timeout,
+        connections_max: config.peer_connections_max,
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -14,6 +14,21 @@ struct Inner<T> {
     items: VecDeque<T>,
     closed: bool,
     waiting: bool,
+    /// Items the receiver took last and still works on; 0 while it waits.
+    taken: usize,
+    /// When it took them, or began to wait.
+    since: Instant,
+}
+
+/// What goes on at a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Items that wait.
+    pub waiting: usize,
+    /// Items that the receiver works on; 0 when it has nothing to do.
+    pub taken: usize,
+    /// For how long that has been so.
+    pub since: Duration,
 }
 
 struct Shared<T> {
@@ -48,6 +63,8 @@ impl<T> Queue<T> {
                 items: VecDeque::new(),
                 closed: false,
                 waiting: false,
+                taken: 0,
+                since: Instant::now(),
             }),
             ready: Condvar::new(),
             limit,
@@ -135,9 +152,15 @@ impl<T> Queue<T> {
     /// Moves everything that waits into `out`; waits for something until `deadline`, for ever without one.
     pub fn wait(&self, out: &mut VecDeque<T>, deadline: Option<Instant>) -> Wait {
         let mut inner = self.0.inner.lock();
+        let mut idle = false;
         while inner.items.is_empty() {
             if inner.closed {
                 return Wait::Closed;
+            }
+            if !idle {
+                idle = true;
+                inner.taken = 0;
+                inner.since = Instant::now();
             }
             inner.waiting = true;
             match deadline {
@@ -150,6 +173,8 @@ impl<T> Queue<T> {
                 None => self.0.ready.wait(&mut inner),
             }
         }
+        inner.taken = inner.items.len();
+        inner.since = Instant::now();
         if out.is_empty() {
             std::mem::swap(&mut inner.items, out);
         } else {
@@ -163,6 +188,16 @@ impl<T> Queue<T> {
         let mut inner = self.0.inner.lock();
         inner.closed = true;
         self.0.ready.notify_all();
+    }
+
+    /// What goes on here at `now`.
+    pub fn load(&self, now: Instant) -> Load {
+        let inner = self.0.inner.lock();
+        Load {
+            waiting: inner.items.len(),
+            taken: inner.taken,
+            since: now.saturating_duration_since(inner.since),
+        }
     }
 
     /// How many items wait.
@@ -204,6 +239,23 @@ mod tests {
         assert_eq!(out, [1]);
         out.clear();
         assert_eq!(queue.wait(&mut out, None), Wait::Closed);
+    }
+
+    #[test]
+    fn what_goes_on_can_be_seen() {
+        let queue = Queue::new(8);
+        let mut out = VecDeque::new();
+        queue.push_all([1, 2]);
+        assert_eq!(queue.load(Instant::now()).waiting, 2);
+        queue.wait(&mut out, None);
+        queue.push(3);
+        let load = queue.load(Instant::now() + Duration::from_secs(9));
+        assert_eq!((load.waiting, load.taken), (1, 2));
+        assert!(load.since >= Duration::from_secs(9));
+        out.clear();
+        queue.wait(&mut out, None);
+        queue.wait(&mut out, Some(Instant::now()));
+        assert_eq!(queue.load(Instant::now()).taken, 0);
     }
 
     #[test]

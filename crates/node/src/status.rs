@@ -9,6 +9,21 @@ use tokio::sync::watch;
 
 use crate::stage::raft::Leadership;
 
+/// What the consensus core says of itself, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CoreView {
+    /// Whom this member voted for in its term; 0 for nobody.
+    pub vote: u64,
+    /// Its role, as raft calls it.
+    pub role: String,
+    /// The last index that the core knows to be applied.
+    pub applied: u64,
+    /// Whom leadership is being handed to; 0 for nobody.
+    pub transferee: u64,
+    /// Each member's matched index, next index and state; empty unless this member leads.
+    pub progress: BTreeMap<u64, (u64, u64, String)>,
+}
+
 /// Leader, term and indexes as last seen by the raft thread.
 pub struct Status {
     leader: AtomicU64,
@@ -22,6 +37,7 @@ pub struct Status {
     leader_lost: Mutex<Option<Instant>>,
     leader_watch: watch::Sender<u64>,
     matched: Mutex<BTreeMap<u64, u64>>,
+    core: Mutex<CoreView>,
     origin: Instant,
     /// Milliseconds after `origin`.
     seen: AtomicU64,
@@ -40,6 +56,7 @@ impl Default for Status {
             leader_lost: Mutex::new(None),
             leader_watch: watch::Sender::new(0),
             matched: Mutex::new(BTreeMap::new()),
+            core: Mutex::default(),
             origin: Instant::now(),
             seen: AtomicU64::new(0),
         }
@@ -137,6 +154,16 @@ impl Status {
     /// Empty unless this member leads.
     pub fn matched(&self) -> BTreeMap<u64, u64> {
         self.matched.lock().clone()
+    }
+
+    /// Publishes what the core says of itself.
+    pub fn publish_core(&self, view: CoreView) {
+        *self.core.lock() = view;
+    }
+
+    /// What the core said of itself at the last tick, election or change of membership.
+    pub fn core(&self) -> CoreView {
+        self.core.lock().clone()
     }
 
     /// Follows the leader's ID.

@@ -38,6 +38,7 @@ fn config(folder: &std::path::Path, checkpoints: bool) -> Config {
         memory_limit: None,
         peer_read_timeout: Duration::from_secs(5),
         peer_write_timeout: Duration::from_secs(5),
+        peer_connections_max: 100,
         warn_apply: Duration::from_secs(1),
         token_ttl: Duration::from_secs(300),
         dialer: Default::default(),

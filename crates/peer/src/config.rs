@@ -27,6 +27,8 @@ pub struct Config {
     pub read_timeout: Duration,
     /// Longest time one write may make no progress.
     pub write_timeout: Duration,
+    /// Connections that are accepted at once; a cluster needs a dozen for each member.
+    pub connections_max: usize,
 }
 
 impl Config {

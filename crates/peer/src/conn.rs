@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, Sleep};
 
 use crate::url::PeerUrl;
@@ -42,7 +42,7 @@ pub struct Dialer(pub Arc<dyn Connector>);
 impl Default for Dialer {
     /// By plain TCP.
     fn default() -> Self {
-        Dialer(Arc::new(PlainConnector))
+        Dialer(Arc::new(PlainConnector::default()))
     }
 }
 
@@ -77,7 +77,51 @@ pub trait Acceptor: Send + Sync + 'static {
 
 /// Connects by plain TCP.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PlainConnector;
+pub struct PlainConnector {
+    /// The address of this machine to connect from; whichever the system chooses without.
+    pub from: Option<IpAddr>,
+}
+
+impl PlainConnector {
+    /// Makes the connection.
+    ///
+    /// # Errors
+    /// What the system says of the last address that was tried.
+    pub async fn dial(&self, url: &PeerUrl) -> io::Result<TcpStream> {
+        let stream = match self.from {
+            None => TcpStream::connect((url.host(), url.port())).await?,
+            Some(from) => dial_from(from, url).await?,
+        };
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+async fn dial_from(from: IpAddr, url: &PeerUrl) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(
+        io::ErrorKind::AddrNotAvailable,
+        format!(
+            "{} has no address that can be reached from {from}",
+            url.host()
+        ),
+    );
+    for to in tokio::net::lookup_host((url.host(), url.port())).await? {
+        if to.is_ipv4() != from.is_ipv4() {
+            continue;
+        }
+        let socket = if to.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.bind(SocketAddr::new(from, 0))?;
+        match socket.connect(to).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
 
 impl Connector for PlainConnector {
     fn connect<'a>(&'a self, url: &'a PeerUrl) -> BoxFuture<'a, io::Result<BoxedIo>> {
@@ -88,9 +132,7 @@ impl Connector for PlainConnector {
                     format!("peer URL {url} needs TLS, and this member has no peer TLS configured"),
                 ));
             }
-            let stream = TcpStream::connect((url.host(), url.port())).await?;
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as BoxedIo)
+            Ok(Box::new(self.dial(url).await?) as BoxedIo)
         })
     }
 }

@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prost::Message as _;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -42,8 +43,8 @@ pub type Fallback =
 
 /// Longest message of a snapshot (the database behind it has no limit).
 const SNAPSHOT_MESSAGE_LIMIT: u64 = 64 << 20;
-/// Connections at once; a cluster needs a dozen for each member.
-const MAX_CONNECTIONS: usize = 4096;
+/// Silence after which the system asks whether the other end is there, and again after as long.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Longest time connections get to finish their requests when the server stops.
 const LINGER: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed for want of a resource.
@@ -76,7 +77,8 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let (stop, stopped) = watch::channel(false);
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let most = transport.shared.core.config.connections_max;
+    let room = Arc::new(Semaphore::new(most));
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -96,7 +98,7 @@ pub async fn serve_with(
         let Ok(permit) = room.clone().try_acquire_owned() else {
             tracing::warn!(
                 "remote-addr" = %remote,
-                error = format!("more than {MAX_CONNECTIONS} connections"),
+                error = format!("more than {most} connections"),
                 "rejected connection on peer endpoint"
             );
             continue;
@@ -134,7 +136,13 @@ async fn connection(
         (config.read_timeout, config.write_timeout)
     };
     // Delayed small packets cost heartbeats forty milliseconds.
-    if let Err(error) = stream.set_nodelay(true) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(TCP_KEEPALIVE)
+        .with_interval(TCP_KEEPALIVE);
+    let kept = stream
+        .set_nodelay(true)
+        .and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive));
+    if let Err(error) = kept {
         tracing::warn!("remote-addr" = %remote, %error, "rejected connection on peer endpoint");
         return;
     }

@@ -1,6 +1,6 @@
 //! From flags to what the node and the listeners are told.
 
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::auth::{Gate, Tokens};
 use crate::config_file::in_go;
 use crate::features::{Feature, Features};
 use crate::flags::{Url, Values};
+use crate::listen;
 use crate::log::journal::{self, Journal};
 use crate::log::output::{self, Output};
 use crate::log::rotate::{self, Rotating};
@@ -21,6 +22,7 @@ use crate::memory;
 use crate::service::watch::PROGRESS_INTERVAL_MIN;
 use crate::spans;
 use crate::tls;
+use crate::web;
 
 /// The original's words for a member that nobody could reach.
 pub const UNSET_ADVERTISE_CLIENT_URLS: &str =
@@ -48,6 +50,12 @@ pub struct Config {
     pub listen_peer: Vec<Url>,
     /// Where to listen for clients.
     pub listen_client: Vec<Url>,
+    /// Where to listen besides, and how.
+    pub listen: listen::Settings,
+    /// What is allowed of plain HTTP.
+    pub rules: Arc<web::Rules>,
+    /// With [`Feature::SetMemberLocalAddr`], the address from which other members are called.
+    pub local_address: Option<IpAddr>,
     /// Calls slower than this are logged.
     pub warn_unary: Duration,
     /// Silence after which watchers that ask for it are told how far they are.
@@ -177,8 +185,20 @@ pub fn read(values: &Values) -> Result<Config, String> {
     };
     let listen_peer = values.urls("listen-peer-urls");
     let listen_client = values.urls("listen-client-urls");
-    for url in listen_peer.iter().chain(&listen_client) {
+    let listen = listen::read(values);
+    for url in listen_peer
+        .iter()
+        .chain(&listen_client)
+        .chain(&listen.http)
+        .chain(&listen.metrics)
+    {
         check_listen(url)?;
+    }
+    if listen.http.is_empty() {
+        warnings.push(
+            "Running http and grpc server on single port. This is not recommended for production."
+                .into(),
+        );
     }
     let mut client_urls = values.urls("advertise-client-urls");
     // Who writes a file gets the default there.
@@ -306,6 +326,10 @@ pub fn read(values: &Values) -> Result<Config, String> {
         }
     };
     let tls = tls::read(values)?;
+    let local_address = features
+        .enabled(Feature::SetMemberLocalAddr)
+        .then(|| local_address(&peer_urls))
+        .flatten();
     let size = |name: &str| usize::try_from(values.unsigned(name)).unwrap_or(usize::MAX);
     let node = NodeConfig {
         data_dir: PathBuf::from(data_dir),
@@ -340,6 +364,8 @@ pub fn read(values: &Values) -> Result<Config, String> {
         },
         peer_read_timeout: values.duration("raft-read-timeout").max(PEER_TIMEOUT_MIN),
         peer_write_timeout: values.duration("raft-write-timeout").max(PEER_TIMEOUT_MIN),
+        // Whoever knows how many descriptors there are sets this.
+        peer_connections_max: 100,
         token_ttl: Duration::from_secs(or("auth-token-ttl", TOKEN_TTL_SECONDS)),
         warn_apply: values.duration("warning-apply-duration"),
         dialer: Dialer::default(),
@@ -350,6 +376,9 @@ pub fn read(values: &Values) -> Result<Config, String> {
         node,
         listen_peer,
         listen_client,
+        listen,
+        rules: Arc::new(web::read(values)),
+        local_address,
         warn_unary: values.duration("warning-unary-request-duration"),
         watch_progress_interval,
         gate: Arc::new(Gate::new(tokens, bcrypt_cost)),
@@ -360,6 +389,29 @@ pub fn read(values: &Values) -> Result<Config, String> {
         tracing: spans::Settings::read(values)?,
         values: values.clone(),
     })
+}
+
+/// The first advertised address that other machines could reach.
+fn local_address(peer_urls: &[Url]) -> Option<IpAddr> {
+    let urls: Vec<String> = peer_urls.iter().map(Url::to_string).collect();
+    tracing::info!(
+        "advertise-peer-urls" = ?urls,
+        "searching for a suitable member local address in AdvertisePeerURLs"
+    );
+    let found = peer_urls
+        .iter()
+        .filter_map(|url| url.host_port()?.0.parse::<IpAddr>().ok())
+        .find(|address| !address.is_loopback() && !address.is_unspecified());
+    match found {
+        Some(address) => {
+            tracing::info!("LocalAddr" = %address, "setting member local address");
+        }
+        None => tracing::warn!(
+            "advertise-peer-urls" = ?urls,
+            "unable to set a member local address due to lack of suitable local addresses"
+        ),
+    }
+    found
 }
 
 fn joined(urls: &[Url]) -> String {
@@ -375,7 +427,7 @@ fn check_advertised(urls: &[Url]) -> Result<(), String> {
     }
 }
 
-/// Gates that need each other, and what Ferrite cannot do.
+/// Gates that need each other.
 fn check_features(
     values: &Values,
     features: &Features,
@@ -392,9 +444,6 @@ fn check_features(
             return Err("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint".into());
         }
         _ => {}
-    }
-    if features.enabled(Feature::SetMemberLocalAddr) {
-        return Err("feature gate SetMemberLocalAddr is not supported yet: leave it out, or set it to false beside AllAlpha".into());
     }
     if values.duration("compact-hash-check-time").is_zero() {
         return Err("--compact-hash-check-time must be >0 (set to 0s)".into());
@@ -432,33 +481,6 @@ fn check_listen(url: &Url) -> Result<(), String> {
         }
         _ => Err(format!("expected IP in URL for binding ({url})")),
     }
-}
-
-/// Binds an address.
-///
-/// # Errors
-/// What the system says, with the address, in Go's form.
-pub fn bind(url: &Url) -> Result<TcpListener, String> {
-    let failed = |why: String| format!("listen tcp {}: {why}", url.address);
-    let (host, port) = url
-        .host_port()
-        .ok_or_else(|| failed("it is no address".into()))?;
-    let mut addresses: Vec<SocketAddr> = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| failed(error.to_string()))?
-        .collect();
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    let address = addresses
-        .first()
-        .ok_or_else(|| failed("it has no address".into()))?;
-    TcpListener::bind(address).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => failed(
-            "bind: address already in use (another process listens there: stop it, or choose another port)".into(),
-        ),
-        std::io::ErrorKind::PermissionDenied => failed("bind: permission denied".into()),
-        std::io::ErrorKind::AddrNotAvailable => failed("bind: cannot assign requested address".into()),
-        _ => failed(format!("bind: {error}")),
-    })
 }
 
 #[cfg(test)]

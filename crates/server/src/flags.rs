@@ -3,7 +3,7 @@
 //! The syntax is that of Go's `flag` package: `-x`, `--x`, `--x=v`, `--x v`; a boolean takes its
 //! value only after `=`. Every flag can be set as `ETCD_` + its name in capitals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrite_cli::gofmt;
 
@@ -25,6 +25,10 @@ pub enum Kind {
     Duration,
     /// Comma-separated URLs.
     Urls,
+    /// A whole number of 32 bits, unsigned.
+    Short,
+    /// Comma-separated URLs, or `*` for any.
+    Origins,
     /// One of these words.
     OneOf(&'static [&'static str]),
     /// Some of these words, with commas between.
@@ -73,11 +77,12 @@ const SECURITY: &str = "Security";
 const FEATURES: &str = "Features";
 const LOGGING: &str = "Logging";
 const TRACING: &str = "Distributed tracing";
+const PROFILING: &str = "Profiling";
 const UNSAFE: &str = "Unsafe feature";
 
 /// In the order of the help.
 const GROUPS: &[&str] = &[
-    MEMBER, CLUSTERING, SECURITY, AUTH, LOGGING, TRACING, FEATURES, UNSAFE,
+    MEMBER, CLUSTERING, SECURITY, AUTH, PROFILING, LOGGING, TRACING, FEATURES, UNSAFE,
 ];
 
 /// Every flag of the server.
@@ -151,6 +156,62 @@ pub const FLAGS: &[Flag] = &[
         "http://localhost:2379",
         MEMBER,
         "Where to listen for clients.",
+    ),
+    flag(
+        "listen-client-http-urls",
+        Kind::Urls,
+        "",
+        MEMBER,
+        "Where to serve HTTP alone; --listen-client-urls then serves gRPC alone.",
+    ),
+    flag(
+        "listen-metrics-urls",
+        Kind::Urls,
+        "",
+        MEMBER,
+        "Where to serve metrics and health besides.",
+    ),
+    flag(
+        "max-concurrent-streams",
+        Kind::Short,
+        "4294967295",
+        MEMBER,
+        "Calls that a client may have under way on one connection.",
+    ),
+    flag(
+        "grpc-keepalive-min-time",
+        Kind::Duration,
+        "5s",
+        MEMBER,
+        "Least time between two pings of a client; who pings more often is disconnected.",
+    ),
+    flag(
+        "grpc-keepalive-interval",
+        Kind::Duration,
+        "2h0m0s",
+        MEMBER,
+        "Silence after which a client is pinged (0 for never; at least 1s).",
+    ),
+    flag(
+        "grpc-keepalive-timeout",
+        Kind::Duration,
+        "20s",
+        MEMBER,
+        "Time a client has to answer a ping before it is disconnected (0 for no pings).",
+    ),
+    flag(
+        "socket-reuse-port",
+        Kind::Bool,
+        "false",
+        MEMBER,
+        "Let other processes listen on the same addresses (SO_REUSEPORT).",
+    ),
+    flag(
+        "socket-reuse-address",
+        Kind::Bool,
+        "false",
+        MEMBER,
+        "Listen on an address whose old connections are not forgotten yet (SO_REUSEADDR); always on.",
     ),
     flag(
         "max-snapshots",
@@ -489,6 +550,20 @@ pub const FLAGS: &[Flag] = &[
         "Years that certificates of --auto-tls and --peer-auto-tls are good for.",
     ),
     flag(
+        "cors",
+        Kind::Origins,
+        "*",
+        SECURITY,
+        "Origins from which scripts in browsers may ask, with commas between; * for any.",
+    ),
+    flag(
+        "host-whitelist",
+        Kind::Text,
+        "*",
+        SECURITY,
+        "Host names by which HTTP requests in clear text may call this member, with commas between; * or empty for any.",
+    ),
+    flag(
         "cipher-suites",
         Kind::Text,
         "",
@@ -508,6 +583,13 @@ pub const FLAGS: &[Flag] = &[
         "",
         SECURITY,
         "Newest version of TLS to speak: TLS1.2 or TLS1.3; the newest there is when empty.",
+    ),
+    flag(
+        "enable-pprof",
+        Kind::Bool,
+        "false",
+        PROFILING,
+        "Serve /debug/pprof/, which tells what every thread and queue is doing.",
     ),
     flag(
         "logger",
@@ -923,6 +1005,11 @@ impl Values {
         Features::parse(self.text(name)).unwrap_or_default()
     }
 
+    /// Checked origins.
+    pub fn origins(&self, name: &str) -> Origins {
+        Origins::parse(self.text(name)).unwrap_or_default()
+    }
+
     /// A checked list of URLs.
     pub fn urls(&self, name: &str) -> Vec<Url> {
         parse_urls(self.text(name)).unwrap_or_default()
@@ -937,14 +1024,15 @@ fn unknown(name: &str) -> String {
     }
 }
 
-/// The flag whose name is at most three edits away.
+/// The flag whose name is at most three edits away, or half of itself.
 fn closest(name: &str) -> Option<&'static str> {
     FLAGS
         .iter()
         .filter(|flag| !flag.help.is_empty())
         .map(|flag| (edits(name, flag.name), flag.name))
         .min()
-        .filter(|(distance, _)| *distance <= 3)
+        // A short name is close to everything.
+        .filter(|(distance, known)| *distance <= known.len().div_ceil(2).min(3))
         .map(|(_, known)| known)
 }
 
@@ -978,6 +1066,8 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
             .map(drop)
             .ok_or_else(|| "parse error".into()),
         Kind::Urls => parse_urls(value).map(drop),
+        Kind::Short => parse_short(value).map(drop),
+        Kind::Origins => Origins::parse(value).map(drop),
         Kind::Gates => Features::parse(value).map(drop),
         Kind::OneOf(words) if words.contains(&value) => Ok(()),
         Kind::OneOf(_) => Err("invalid value".into()),
@@ -999,6 +1089,38 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 
 fn parse_unsigned(text: &str) -> Option<u64> {
     gofmt::parse_uint(text, 0).ok()
+}
+
+fn parse_short(text: &str) -> Result<u32, String> {
+    let said = |why: &str| format!("strconv.ParseUint: parsing {text:?}: {why}");
+    match parse_unsigned(text) {
+        Some(number) => u32::try_from(number).map_err(|_| said("value out of range")),
+        None => Err(said("invalid syntax")),
+    }
+}
+
+/// From where scripts in browsers may ask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// From anywhere.
+    #[default]
+    Any,
+    /// From these.
+    These(BTreeSet<String>),
+}
+
+impl Origins {
+    /// Reads a list of them.
+    ///
+    /// # Errors
+    /// The original's words for what is wrong with the first bad one.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if matches!(text, "*" | "") {
+            return Ok(Origins::Any);
+        }
+        let urls = parse_urls(text)?;
+        Ok(Origins::These(urls.iter().map(Url::to_string).collect()))
+    }
 }
 
 /// A Go duration: numbers, fractions allowed, each with a unit. Negative ones are none of ours.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use ::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION};
 use ::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use ferrite_apply::ApplyError;
@@ -20,6 +20,7 @@ use ferrite_proto::etcdserverpb::{
 use ferrite_proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use prost::Message as _;
 
 use crate::errors;
@@ -40,6 +41,7 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
     let mut response = answer(status, TEXT, body);
@@ -55,6 +57,84 @@ pub fn not_found() -> Response<Bytes> {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
+/// No body.
+pub fn empty(status: StatusCode) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    response
+}
+
+/// A page for people.
+pub fn page(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
+    text(status, body)
+}
+
+/// A document for programs.
+pub fn json(body: String) -> Response<Bytes> {
+    answer(StatusCode::OK, "application/json; charset=utf-8", body)
+}
+
+/// It is there instead.
+pub fn moved(method: &Method, path: &str, query: Option<&str>) -> Response<Bytes> {
+    let to = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut response = empty(StatusCode::MOVED_PERMANENTLY);
+    if method == Method::GET || method == Method::HEAD {
+        response = answer(StatusCode::MOVED_PERMANENTLY, HTML, Bytes::new());
+    }
+    if method == Method::GET {
+        let escaped = to
+            .replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+            .replace('"', "&#34;")
+            .replace('\'', "&#39;");
+        *response.body_mut() = format!("<a href=\"{escaped}\">Moved Permanently</a>.\n\n").into();
+    }
+    if let Ok(to) = HeaderValue::from_str(&to) {
+        response.headers_mut().insert(LOCATION, to);
+    }
+    response
+}
+
+/// For a request that does not say whom it asks.
+pub fn no_host() -> Response<Bytes> {
+    let mut response = answer(
+        StatusCode::BAD_REQUEST,
+        TEXT,
+        "400 Bad Request: missing required Host header",
+    );
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    response.extensions_mut().insert(ReasonPhrase::from_static(
+        b"Bad Request: missing required Host header",
+    ));
+    response
+}
+
+/// For a request that calls this member by a name it does not have; in etcd's words, which people look for.
+pub fn misdirected(host: &str) -> Response<Bytes> {
+    text(
+        StatusCode::MISDIRECTED_REQUEST,
+        format!(
+            "
+etcd received your request, but the Host header was unrecognized.
+
+To fix this, choose one of the following options:
+- Enable TLS, then any HTTPS request will be allowed.
+- Add the hostname you want to use to the whitelist in settings.
+  - e.g. etcd --host-whitelist {host:?}
+
+This requirement has been added to help prevent \"DNS Rebinding\" attacks (CVE-2018-5702).
+
+"
+        ),
+    )
+}
+
 /// For a client that means its certificate to say who it is, where that is not looked at.
 pub fn certificate_ignored() -> Response<Bytes> {
     text(
@@ -63,7 +143,8 @@ pub fn certificate_ignored() -> Response<Bytes> {
     )
 }
 
-fn only_get(method: &Method) -> Option<Response<Bytes>> {
+/// The answer to any method but GET.
+pub fn only_get(method: &Method) -> Option<Response<Bytes>> {
     if method == Method::GET {
         return None;
     }
@@ -74,24 +155,57 @@ fn only_get(method: &Method) -> Option<Response<Bytes>> {
     Some(response)
 }
 
-/// The values of one query parameter, decoded.
+/// The values of one query parameter, decoded; a pair that Go cannot read does not count.
 fn parameters<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
     query.split('&').filter_map(move |pair| {
+        if pair.contains(';') {
+            return None;
+        }
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then(|| value.replace('+', " "))
+        (decoded(key)? == name).then(|| decoded(value))?
     })
+}
+
+/// A part of a query without its escapes.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            other => other,
+        });
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Serves a request on the client port.
 pub async fn client(node: &Node, method: &Method, path: &str, query: &str) -> Response<Bytes> {
+    if path == "/version" {
+        return only_get(method).unwrap_or_else(|| version(node));
+    }
+    let probed = probe(node, method, path, query).await;
+    probed.unwrap_or_else(not_found)
+}
+
+/// Serves what is for whoever watches over members, on the client port and on addresses of its own.
+pub async fn probe(
+    node: &Node,
+    method: &Method,
+    path: &str,
+    query: &str,
+) -> Option<Response<Bytes>> {
     match path {
         "/health" => match only_get(method) {
-            Some(refused) => refused,
-            None => health(node, query).await,
-        },
-        "/version" => match only_get(method) {
-            Some(refused) => refused,
-            None => version(node),
+            Some(refused) => {
+                tracing::warn!("status-code" = refused.status().as_u16(), "/health error");
+                Some(refused)
+            }
+            None => Some(health(node, query).await),
         },
         _ => {
             for (prefix, checks) in [("/livez", LIVEZ), ("/readyz", READYZ)] {
@@ -109,16 +223,12 @@ pub async fn client(node: &Node, method: &Method, path: &str, query: &str) -> Re
                     },
                 };
                 if let Some(refused) = only_get(method) {
-                    return refused;
+                    return Some(refused);
                 }
-                return checked(
-                    node,
-                    single.as_ref().map_or(checks, std::slice::from_ref),
-                    query,
-                )
-                .await;
+                let wanted = single.as_ref().map_or(checks, std::slice::from_ref);
+                return Some(checked(node, wanted, query).await);
             }
-            not_found()
+            None
         }
     }
 }
@@ -143,7 +253,9 @@ pub fn version(node: &Node) -> Response<Bytes> {
 
 async fn health(node: &Node, query: &str) -> Response<Bytes> {
     let excluded: Vec<String> = parameters(query, "exclude").collect();
-    let serializable = parameters(query, "serializable").any(|value| value == "true");
+    let serializable = parameters(query, "serializable")
+        .next()
+        .is_some_and(|value| value == "true");
     let reason = unhealthy(node, &excluded, serializable).await;
     match reason {
         None => answer(
@@ -151,13 +263,11 @@ async fn health(node: &Node, query: &str) -> Response<Bytes> {
             TEXT,
             "{\"health\":\"true\",\"reason\":\"\"}",
         ),
-        Some(reason) => text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!(
-                "{}\n",
-                serde_json::json!({"health": "false", "reason": reason})
-            ),
-        ),
+        Some(reason) => {
+            let output = serde_json::json!({"health": "false", "reason": reason}).to_string();
+            tracing::warn!(output, "status-code" = 503, "/health error");
+            text(StatusCode::SERVICE_UNAVAILABLE, output + "\n")
+        }
     }
 }
 

@@ -125,6 +125,9 @@ fn failed(error: &RunError) -> ExitCode {
             log::flush();
             return ExitCode::FAILURE;
         }
+        RunError::Descriptors { .. } => {
+            "file descriptor limit of etcd process is too low; please set higher"
+        }
         _ => "discovery failed",
     };
     log::fatal(message, &[("error", &text)])

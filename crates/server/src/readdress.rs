@@ -17,7 +17,9 @@ use http::uri::Authority;
 use loona_hpack::Decoder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::conn::PREFACE;
+use crate::delegate::delegate_write;
+
 const FRAME_HEADER: usize = 9;
 /// The largest frame that may be sent to us: we never ask for more than the protocol's default.
 const FRAME_MAX: usize = 16_384;
@@ -329,35 +331,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Readdressed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Readdressed<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-}
+delegate_write!({<S: AsyncWrite + Unpin>} Readdressed<S>, Readdressed { inner, .. } => inner);
 
 #[cfg(test)]
 mod tests {

@@ -8,17 +8,19 @@ use ferrite_node::config::ETCD_VERSION;
 use ferrite_node::{Node, OnFatal, StartError, corruption, hex, recover, tasks, versions};
 use ferrite_peer::Acceptor;
 use ferrite_tls::TlsInfo;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 
-use crate::config::{Config, bind};
+use crate::config::Config;
+use crate::door::{ClientServer, ServeError, client_threads};
 use crate::features::Feature;
-use crate::listen::{ClientPort, Speech, client_ports};
-use crate::serve::{ClientServer, ServeError, peer_body};
+use crate::listen::{ClientPort, SocketOptions, bind, client_ports, metrics_ports};
+use crate::room::{Room, Shares, descriptors, shares};
+use crate::serve::peer_body;
 use crate::service::leader::LeaderLost;
 use crate::service::{Context, Serving};
+use crate::signals::{self, Signals, Subjects};
 use crate::spans::Tracer;
-use crate::{http, log, system, tls};
+use crate::{http, log, notify, system, tls};
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,12 @@ pub enum RunError {
     /// Clients cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// There are too few descriptors.
+    #[error("the limit of open files is {limit}")]
+    Descriptors {
+        /// The limit.
+        limit: u64,
+    },
     /// The runtime cannot be made.
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
@@ -66,31 +74,10 @@ pub fn run(config: &Config) -> Result<Outcome, RunError> {
     runtime.block_on(life(config))
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, RunError> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate()).map_err(RunError::Runtime)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(RunError::Runtime)?,
-        })
-    }
-
-    async fn recv(&mut self) -> i32 {
-        let (number, name) = tokio::select! {
-            _ = self.terminate.recv() => (signal_hook::consts::SIGTERM, "terminated"),
-            _ = self.interrupt.recv() => (signal_hook::consts::SIGINT, "interrupt"),
-        };
-        tracing::info!(signal = name, "received signal; shutting down");
-        number
-    }
-}
-
 async fn life(config: &Config) -> Result<Outcome, RunError> {
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new().map_err(RunError::Runtime)?;
+    let subjects = Subjects::default();
+    signals::attend(subjects.clone()).map_err(RunError::Runtime)?;
     let config_file = config.values.config_file().map(Into::into);
     tokio::spawn(log::watch_hangups(config_file));
     // Addresses first: if they are taken, nothing on disk has been touched.
@@ -101,16 +88,27 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         .tls
         .for_peers(data_dir, &config.listen_peer)
         .map_err(own("failed to get peer self-signed certs"))?;
-    let peer_listeners = bind_all(&config.listen_peer, &peer_tls)?;
+    let peer_listeners = bind_all(&config.listen_peer, config.listen.sockets, &peer_tls)?;
     tracing::info!("listen-client-urls" = ?urls(&config.listen_client), "configuring client listeners");
     let client_tls = config
         .tls
         .for_clients(data_dir, &config.listen_client)
         .map_err(own("failed to get client self-signed certs"))?;
-    let client_ports =
-        client_ports(&config.listen_client, &client_tls).map_err(RunError::Listen)?;
+    let client_ports = client_ports(&config.listen_client, &config.listen, &client_tls)
+        .map_err(RunError::Listen)?;
+    let metrics_ports = metrics_ports(&config.listen, &client_tls).map_err(RunError::Listen)?;
+    for port in client_ports.iter().chain(&metrics_ports) {
+        if let Some(tls) = &port.speech.tls {
+            subjects.add_certificates(tls);
+        }
+    }
+    let shares = room()?;
+    let room = Room::new(shares.clients);
+    subjects.set_room(&room);
     let mut node_config = config.node.clone();
-    node_config.dialer = tls::peer_dialer(&peer_tls).map_err(RunError::Listen)?;
+    node_config.peer_connections_max = shares.peers;
+    node_config.dialer =
+        tls::peer_dialer(&peer_tls, config.local_address).map_err(RunError::Listen)?;
     let tracer = match &config.tracing {
         Some(settings) => Some(Tracer::start(settings).map_err(RunError::Runtime)?),
         None => None,
@@ -131,6 +129,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         OnFatal::new(|reason| log::fatal("the member cannot go on", &[("error", &reason)]));
     let runtime = tokio::runtime::Handle::current();
     let (node, events) = Node::start(node_config, recovered, &runtime, on_fatal)?;
+    subjects.set_node(&node);
     tracing::info!(
         "local-member-id" = %hex(node.member_id()),
         "local-server-version" = ETCD_VERSION,
@@ -148,8 +147,24 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         "listen-peer-urls" = ?urls(&config.listen_peer),
         "advertise-client-urls" = ?config.node.client_urls,
         "listen-client-urls" = ?urls(&config.listen_client),
+        "listen-metrics-urls" = ?urls(&config.listen.metrics),
         "now serving peer/client/metrics"
     );
+    let context = Context {
+        node: node.clone(),
+        gate: Arc::clone(&config.gate),
+        progress_interval: config.watch_progress_interval,
+        warn_unary: config.warn_unary,
+        leader_lost: LeaderLost::watch(&node),
+        tracer: tracer.clone(),
+        serving: Serving::new(config.features.enabled(Feature::StopGRPCServiceOnDefrag)),
+        rules: Arc::clone(&config.rules),
+        calls: config.listen.calls,
+        room,
+        loads: subjects.loads().clone(),
+    };
+    // Whoever watches over members wants to see one that has not found the others yet.
+    let metrics = serve_metrics(metrics_ports, config, &context)?;
     let (removed_sender, mut removed) = oneshot::channel();
     tokio::spawn(tasks::watch(node.clone(), events, move || {
         // Nobody listens when the stop has begun already.
@@ -163,7 +178,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
 
     let mut clients = None;
     let outcome = tokio::select! {
-        served = publish_and_serve(&node, client_ports, config, tracer.clone()) => {
+        served = publish_and_serve(client_ports, &context) => {
             clients = Some(served?);
             tokio::select! {
                 number = signals.recv() => Outcome::Signal(number),
@@ -190,6 +205,9 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         stopping.watch_hub().close();
         if let Some(clients) = clients {
             clients.stop();
+        }
+        if let Some(metrics) = metrics {
+            metrics.stop();
         }
         if let Some(tracer) = tracer {
             tracer.stop();
@@ -280,50 +298,58 @@ fn others(config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// A member answers no client before its own attributes have been committed and applied.
-async fn publish_and_serve(
-    node: &Node,
+/// How many connections there may be, of clients and of members.
+fn room() -> Result<Shares, RunError> {
+    let limit = descriptors().unwrap_or(u64::MAX);
+    shares(limit).ok_or(RunError::Descriptors { limit })
+}
+
+fn serve_metrics(
     ports: Vec<ClientPort>,
     config: &Config,
-    tracer: Option<Arc<Tracer>>,
+    context: &Context,
+) -> Result<Option<ClientServer>, RunError> {
+    if ports.is_empty() {
+        return Ok(None);
+    }
+    let server = ClientServer::start(ports, context, "metrics", 1)?;
+    for url in &config.listen.metrics {
+        tracing::info!(address = %url, "serving metrics");
+    }
+    Ok(Some(server))
+}
+
+/// A member answers no client before its own attributes have been committed and applied.
+async fn publish_and_serve(
+    ports: Vec<ClientPort>,
+    context: &Context,
 ) -> Result<ClientServer, RunError> {
-    if tasks::publish(node).await.is_err() {
+    if tasks::publish(&context.node).await.is_err() {
         // Stopping: the caller's other branch says why.
         std::future::pending::<()>().await;
     }
-    let addresses: Vec<(String, Arc<Speech>)> = ports
+    let served: Vec<_> = ports
         .iter()
-        .map(|port| (port.address.clone(), Arc::clone(&port.speech)))
+        .map(|port| {
+            let speech = Arc::clone(&port.speech);
+            (port.address.clone(), speech, port.traffic.name())
+        })
         .collect();
-    let server = ClientServer::start(
-        ports,
-        &Context {
-            node: node.clone(),
-            gate: Arc::clone(&config.gate),
-            progress_interval: config.watch_progress_interval,
-            warn_unary: config.warn_unary,
-            leader_lost: LeaderLost::watch(node),
-            serving: Serving::new(config.features.enabled(Feature::StopGRPCServiceOnDefrag)),
-            tracer,
-        },
-    )?;
-    for (address, speech) in addresses {
+    let server = ClientServer::start(ports, context, "client", client_threads())?;
+    for (address, speech, traffic) in served {
         if speech.plain {
             tracing::info!(
-                traffic = "grpc+http",
+                traffic,
                 address,
                 "serving client traffic insecurely; this is strongly discouraged!"
             );
         }
         if speech.tls.is_some() {
-            tracing::info!(
-                traffic = "grpc+http",
-                address,
-                "serving client traffic securely"
-            );
+            tracing::info!(traffic, address, "serving client traffic securely");
         }
     }
     tracing::info!("ready to serve client requests");
+    notify::ready();
     Ok(server)
 }
 
@@ -357,10 +383,14 @@ fn serve_peers(
 type PeerPort = (TcpListener, Arc<dyn Acceptor>);
 
 /// The sockets for other members, each with what is spoken there.
-fn bind_all(urls: &[crate::flags::Url], info: &TlsInfo) -> Result<Vec<PeerPort>, RunError> {
+fn bind_all(
+    urls: &[crate::flags::Url],
+    options: SocketOptions,
+    info: &TlsInfo,
+) -> Result<Vec<PeerPort>, RunError> {
     urls.iter()
         .map(|url| {
-            let listener = bind(url)?;
+            let listener = bind(url, options)?;
             let acceptor = tls::peer_acceptor(url, &address(&listener), info)?;
             Ok((listener, acceptor))
         })

@@ -1,7 +1,7 @@
 //! TLS of this member: from flags to settings, certificates it makes for itself, and the connections
 //! between members.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -189,13 +189,14 @@ pub fn peer_acceptor(
     Ok(Arc::new(TlsAcceptor(tls)))
 }
 
-/// How to connect to other members.
+/// How to connect to other members, and from which address, if that is to be a certain one.
 ///
 /// # Errors
 /// What is wrong with certificates, in the original's words.
-pub fn peer_dialer(info: &TlsInfo) -> Result<Dialer, String> {
+pub fn peer_dialer(info: &TlsInfo, from: Option<IpAddr>) -> Result<Dialer, String> {
     let tls = ClientTls::new(info, &[]).map_err(|error| error.to_string())?;
-    Ok(Dialer(Arc::new(TlsConnector(tls))))
+    let plain = PlainConnector { from };
+    Ok(Dialer(Arc::new(TlsConnector { tls, plain })))
 }
 
 struct TlsAcceptor(ServerTls);
@@ -220,17 +221,19 @@ impl Acceptor for TlsAcceptor {
     }
 }
 
-struct TlsConnector(ClientTls);
+struct TlsConnector {
+    tls: ClientTls,
+    plain: PlainConnector,
+}
 
 impl Connector for TlsConnector {
     fn connect<'a>(&'a self, url: &'a PeerUrl) -> BoxFuture<'a, std::io::Result<BoxedIo>> {
         if !url.is_tls() {
-            return PlainConnector.connect(url);
+            return self.plain.connect(url);
         }
         Box::pin(async move {
-            let stream = TcpStream::connect((url.host(), url.port())).await?;
-            stream.set_nodelay(true)?;
-            let stream = self.0.connect(url.host(), stream).await?;
+            let stream = self.plain.dial(url).await?;
+            let stream = self.tls.connect(url.host(), stream).await?;
             Ok(Box::new(stream) as BoxedIo)
         })
     }

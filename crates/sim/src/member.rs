@@ -259,6 +259,7 @@ fn config(place: usize, members: usize, plan: &Plan) -> Config {
         memory_limit: None,
         peer_read_timeout: Duration::from_secs(5),
         peer_write_timeout: Duration::from_secs(5),
+        peer_connections_max: 100,
         token_ttl: Duration::from_secs(300),
         warn_apply: Duration::from_millis(100),
         dialer: Default::default(),

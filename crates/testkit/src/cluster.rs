@@ -27,6 +27,8 @@ pub struct Builder {
     data_from: Vec<Option<PathBuf>>,
     encrypted_peers: bool,
     tls: Option<Arc<ClientTls>>,
+    variables: Vec<(String, String)>,
+    descriptors: Option<u64>,
 }
 
 impl Builder {
@@ -102,6 +104,20 @@ impl Builder {
     pub fn extra_args_at(mut self, index: usize, arguments: &[&str]) -> Self {
         let some = arguments.iter().map(|text| (index, (*text).to_owned()));
         self.extra_at.extend(some);
+        self
+    }
+
+    /// A variable in every member's environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Open files that each member may have.
+    #[must_use]
+    pub fn descriptors(mut self, limit: u64) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -197,6 +213,8 @@ impl Builder {
                     peer_url: peer.clone(),
                     data_dir,
                     log_dir: dir.path().to_owned(),
+                    variables: self.variables.clone(),
+                    descriptors: self.descriptors,
                     arguments,
                     state: Mutex::new(State {
                         kind: *kind,
@@ -256,6 +274,8 @@ impl Cluster {
             data_from: Vec::new(),
             encrypted_peers: false,
             tls: None,
+            variables: Vec::new(),
+            descriptors: None,
         }
     }
 

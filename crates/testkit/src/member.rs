@@ -21,6 +21,10 @@ pub struct Member {
     pub(crate) peer_url: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
+    /// Variables of the process.
+    pub(crate) variables: Vec<(String, String)>,
+    /// Open files it may have, if that is to be limited.
+    pub(crate) descriptors: Option<u64>,
     /// Arguments for every kind, and those for one only.
     pub(crate) arguments: Vec<(Option<Kind>, String)>,
     pub(crate) state: Mutex<State>,
@@ -114,8 +118,17 @@ impl Member {
         let log = File::create(self.log_path(state.runs)).expect("a log file can be made");
         let second = log.try_clone().expect("a descriptor can be copied");
         let program = state.kind.server();
-        let mut command = Command::new(&program);
+        let mut command = match self.descriptors {
+            None => Command::new(&program),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+                shell.arg("-c").arg(script).arg(&program);
+                shell
+            }
+        };
         run::clean(&mut command);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let kind = state.kind;
         command
             .args(

@@ -265,21 +265,33 @@ impl ServerTls {
         Ok(config)
     }
 
+    /// Reads the files now, if they have changed.
+    ///
+    /// # Errors
+    /// Why what they hold cannot be used; what was read before stays in use.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refresh(&mut loaded)
+    }
+
+    fn refresh(&self, loaded: &mut Loaded) -> Result<(), TlsError> {
+        let files = read_files(&self.info)?;
+        if files == loaded.files {
+            return Ok(());
+        }
+        let material = make(&self.info, &self.provider, &files)?;
+        *loaded = Loaded { files, material };
+        tracing::info!(
+            "cert-file" = self.info.cert_file,
+            "trusted-ca-file" = self.info.trusted_ca_file,
+            "read changed certificate files"
+        );
+        Ok(())
+    }
+
     fn current(&self) -> Material {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = read_files(&self.info).and_then(|files| {
-            if files == loaded.files {
-                return Ok(());
-            }
-            let material = make(&self.info, &self.provider, &files)?;
-            *loaded = Loaded { files, material };
-            tracing::info!(
-                "cert-file" = self.info.cert_file,
-                "trusted-ca-file" = self.info.trusted_ca_file,
-                "read changed certificate files"
-            );
-            Ok(())
-        });
+        let fresh = self.refresh(&mut loaded);
         if let Err(error) = fresh {
             let message = match &error {
                 TlsError::Open { .. } => {

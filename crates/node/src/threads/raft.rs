@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::port::Post;
 use crate::queue::{Queue, Wait};
 use crate::stage::raft::{Effects, Input, RaftStage, ReadFailure};
-use crate::status::Status;
+use crate::status::{CoreView, Status};
 use crate::wait::{AppliedIndex, Waiters};
 use crate::{Answer, ReadWaiter};
 
@@ -87,11 +87,29 @@ impl RaftThread {
                     BTreeMap::new()
                 };
                 self.status.publish_matched(matched);
+                self.status.publish_core(self.core_view());
             }
             self.execute(effects);
         }
         self.waiters.clear();
         self.applied.clear();
+    }
+
+    fn core_view(&self) -> CoreView {
+        let core = self.stage.core();
+        let status = core.basic_status();
+        let leads = self.stage.leadership().is_leader;
+        CoreView {
+            vote: status.hard_state.vote,
+            role: status.soft_state.state.to_string(),
+            applied: status.applied,
+            transferee: status.lead_transferee,
+            progress: core
+                .progress()
+                .filter(|_| leads)
+                .map(|(id, p)| (id, (p.matched, p.next, p.state.to_string())))
+                .collect(),
+        }
     }
 
     fn note_leadership(&self, before: crate::stage::raft::Leadership, now: Instant) {

@@ -149,6 +149,7 @@ impl Member {
             dial_timeout: Duration::from_secs(2),
             read_timeout: options.read_timeout,
             write_timeout: options.read_timeout,
+            connections_max: 100,
         };
         let transport = Transport::start(config, node.clone(), tokio::runtime::Handle::current());
         node.transport

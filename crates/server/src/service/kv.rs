@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 use super::access::ReadRight;
 use super::range_stream::Pieces;
 use super::stats::Call;
-use super::{Context, mismatched, slices, wants_leader};
+use super::{Context, answer, compresses, mismatched, slices, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
 
@@ -61,6 +61,7 @@ impl KvService {
         self.0
             .admit(request.metadata(), request.get_ref().serializable)?;
         let caller = Caller::of(&request);
+        let compressed = compresses(request.metadata());
         let request = request.into_inner();
         kv::check_range(&request).map_err(|error| errors::request(&error))?;
         let started = Instant::now();
@@ -74,7 +75,7 @@ impl KvService {
         });
         let mut response = found?;
         response.header = self.0.complete(response.header);
-        Ok(Response::new(response))
+        Ok(answer(response, compressed))
     }
 
     async fn find(&self, caller: &Caller, request: &RangeRequest) -> Result<RangeResponse, Status> {
@@ -165,6 +166,7 @@ impl KvService {
         self.0.capable()?;
         self.0.admit(request.metadata(), false)?;
         let caller = Caller::of(&request);
+        let compressed = compresses(request.metadata());
         let request = request.into_inner();
         self.0.room(kv::txn_cost(&request))?;
         kv::check_txn(&request, self.0.node.config().max_txn_ops)
@@ -192,7 +194,7 @@ impl KvService {
             &op.response,
             Some(OpResponse::ResponsePut(put)) if put.header.is_none()
         )));
-        Ok(Response::new(response))
+        Ok(answer(response, compressed))
     }
 }
 

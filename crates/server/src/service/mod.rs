@@ -22,13 +22,17 @@ use std::sync::Arc;
 
 use ferrite_node::Node;
 use ferrite_proto::etcdserverpb::ResponseHeader;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Response, Status};
 
 use crate::auth::Gate;
+use crate::door::Loads;
 use crate::errors;
-use leader::LeaderLost;
+use crate::listen::Calls;
+use crate::room::Room;
 use crate::spans::Tracer;
+use crate::web::Rules;
+use leader::LeaderLost;
 
 /// What every service holds.
 #[derive(Clone)]
@@ -47,6 +51,14 @@ pub struct Context {
     pub leader_lost: LeaderLost,
     /// Traces requests, where that is on.
     pub tracer: Option<Arc<Tracer>>,
+    /// What is allowed of plain HTTP.
+    pub rules: Arc<Rules>,
+    /// What is allowed of calls and pings.
+    pub calls: Calls,
+    /// Places for connections.
+    pub room: Room,
+    /// What the threads that serve have to do.
+    pub loads: Loads,
 }
 
 /// Whether this member serves, as the health service says it.
@@ -91,7 +103,12 @@ pub struct Defragmenting(Serving);
 
 impl Drop for Defragmenting {
     fn drop(&mut self) {
-        if !self.0.says.send_replace(true) {
+        // Whoever listens hears of changes only.
+        if self
+            .0
+            .says
+            .send_if_modified(|says| !std::mem::replace(says, true))
+        {
             tracing::info!(
                 service = "",
                 status = "SERVING",
@@ -199,6 +216,24 @@ impl Context {
 /// The status for an answer of a kind that the request cannot have.
 pub fn mismatched() -> Status {
     Status::internal("the answer does not belong to the request")
+}
+
+/// Larger answers are not compressed, whoever asks for it: it would hold up all others on the thread.
+const COMPRESSED_MAX: usize = 1 << 20;
+
+/// Whether a call's messages come compressed, and so its answers are to be.
+pub fn compresses(metadata: &MetadataMap) -> bool {
+    metadata.contains_key("grpc-encoding")
+}
+
+/// An answer of any size.
+pub fn answer<T: prost::Message>(message: T, compressed: bool) -> Response<T> {
+    let large = compressed && message.encoded_len() > COMPRESSED_MAX;
+    let mut response = Response::new(message);
+    if large {
+        response.disable_compression();
+    }
+    response
 }
 
 /// Whether the client asks to be refused, or left, by a member that knows no leader.

@@ -24,7 +24,7 @@ use pb::request_op::Request as Op;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Response, Status};
 
-use crate::{beside_others, put};
+use crate::{beside_others, put, wire};
 
 /// A row, the code and text that it asks for, and whether 3.5.1 says the same.
 type Row = (&'static str, Code, &'static str, bool);
@@ -757,12 +757,15 @@ async fn what_one_member_refuses() {
 }
 
 /// A process that joins as a learner, and goes with this.
-struct Learner(Child);
+struct Learner {
+    process: Child,
+    endpoint: String,
+}
 
 impl Drop for Learner {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -801,7 +804,10 @@ impl Learner {
             .stderr(Stdio::null())
             .spawn()
             .expect("a server starts");
-        let learner = Self(child);
+        let learner = Self {
+            process: child,
+            endpoint: client.clone(),
+        };
         let client = Client::new(ferrite_client::Config::new([client])).unwrap();
         eventually("the learner knows what it is", PATIENCE, async || {
             let status = client
@@ -920,6 +926,14 @@ async fn several_members(kind: Kind) {
             "etcdserver: bad leader transferee".into()
         )
     );
+    if kind == Kind::Ferrite {
+        // HT-04; the original's 3.5.1 has no such check.
+        let ready = wire::get(&learner.endpoint, "/readyz/non_learner").await;
+        assert_eq!(
+            ready.body,
+            "[-]non_learner failed: not supported for learner\n\n"
+        );
+    }
     drop(learner);
 
     // ER-53: a voter is gone, so that removing another would cost the quorum.

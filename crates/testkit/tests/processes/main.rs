@@ -8,9 +8,11 @@ mod configuration;
 mod crash;
 mod errors;
 mod failover;
+mod floods;
 mod known_bugs;
 mod leases;
 mod left;
+mod listeners;
 mod logs;
 mod maintenance;
 mod memory;
@@ -22,6 +24,7 @@ mod soak;
 mod takeover;
 mod tls;
 mod watch_guarantees;
+mod wire;
 
 use std::sync::Arc;
 

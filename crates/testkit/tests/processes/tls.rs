@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::{beside_others, get, put};
+use crate::{beside_others, get, put, wire};
 use Kind::{Etcd351, Ferrite};
 
 /// An authority, a server's certificate and a client's.
@@ -750,4 +750,30 @@ async fn the_name_in_a_certificate_is_the_user() {
         );
         assert_ne!(outcome.code(), Some(0));
     }
+    // By plain HTTP a name would not count, and is refused rather than passed over; of old paths too.
+    let info = TlsInfo {
+        trusted_ca_file: scene.pki.ca(),
+        cert_file: scene.client.cert.clone(),
+        key_file: scene.client.key.clone(),
+        ..TlsInfo::default()
+    };
+    let tls = ClientTls::new(&info, &["http/1.1"]).expect("a client");
+    let page = async |path: &str| {
+        let stream = TcpStream::connect(wire::address(endpoint)).await;
+        let stream = tls.connect("localhost", stream.expect("connected")).await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let mut stream = stream.expect("encrypted");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let answer = wire::to_the_end(&mut stream, PATIENCE).await;
+        wire::Answer::of(&answer.expect("an end"))
+    };
+    for path in ["/v3/kv/range", "/v3beta/kv/range"] {
+        let answer = page(path).await;
+        assert_eq!(answer.status, "HTTP/1.1 400 Bad Request");
+        assert_eq!(
+            answer.body,
+            "CommonName of client sending a request against gateway will be ignored and not used as expected\n"
+        );
+    }
+    assert_eq!(page("/version").await.status, "HTTP/1.1 200 OK");
 }

@@ -1,0 +1,137 @@
+//! What signals do. SIGTERM and SIGINT end the member in order; SIGHUP has read again what can change under
+//! a running member; SIGQUIT writes to the log what every thread and queue is doing, and the member goes on.
+//!
+//! The last two have a thread of their own: they are wanted most when something else hangs.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use ferrite_node::Node;
+use ferrite_tls::ServerTls;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::debug;
+use crate::door::Loads;
+use crate::room::Room;
+
+/// The signals that end the member.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The next one.
+    pub async fn recv(&mut self) -> i32 {
+        let (number, name) = tokio::select! {
+            _ = self.terminate.recv() => (signal_hook::consts::SIGTERM, "terminated"),
+            _ = self.interrupt.recv() => (signal_hook::consts::SIGINT, "interrupt"),
+        };
+        tracing::info!(signal = name, "received signal; shutting down");
+        number
+    }
+}
+
+/// What the other signals concern, as far as it is there.
+#[derive(Clone, Default)]
+pub struct Subjects {
+    node: Arc<OnceLock<Node>>,
+    room: Arc<OnceLock<Room>>,
+    certificates: Arc<Mutex<Vec<Arc<ServerTls>>>>,
+    loads: Loads,
+}
+
+impl Subjects {
+    /// Threads that serve.
+    pub fn loads(&self) -> &Loads {
+        &self.loads
+    }
+
+    /// The member runs.
+    pub fn set_node(&self, node: &Node) {
+        // There is one only.
+        let _second = self.node.set(node.clone());
+    }
+
+    /// Connections have this room.
+    pub fn set_room(&self, room: &Room) {
+        let _second = self.room.set(room.clone());
+    }
+
+    /// These certificates are shown.
+    pub fn add_certificates(&self, tls: &Arc<ServerTls>) {
+        let mut all = self
+            .certificates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.push(Arc::clone(tls));
+    }
+
+    fn report(&self) {
+        let lines = debug::report(self.node.get(), self.room.get(), &self.loads);
+        tracing::info!(lines = lines.len(), "received SIGQUIT; what is going on:");
+        for line in lines {
+            tracing::info!("{line}");
+        }
+    }
+
+    /// Whatever changes under a running member is read where it is used. This reads it now, so that whoever
+    /// changed it learns at once whether it will do.
+    fn reload(&self) {
+        tracing::info!("received SIGHUP; reading again what may have changed");
+        let all = self
+            .certificates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for tls in all {
+            let file = tls.info().cert_file.clone();
+            match tls.reload() {
+                Ok(()) => tracing::info!("cert-file" = file, "the certificates can be used"),
+                Err(error) => tracing::warn!(
+                    "cert-file" = file,
+                    error = %error,
+                    "the certificates cannot be used; going on with those read before"
+                ),
+            }
+        }
+    }
+}
+
+/// Listens for SIGHUP and SIGQUIT until the process ends.
+///
+/// # Errors
+/// A thread or runtime that cannot be made.
+pub fn attend(subjects: Subjects) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let (mut hangup, mut quit) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::hangup())?, signal(SignalKind::quit())?)
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        Some(()) = hangup.recv() => subjects.reload(),
+                        Some(()) = quit.recv() => subjects.report(),
+                        else => return,
+                    }
+                }
+            });
+        })?;
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Plain HTTP on the addresses for clients: who may ask from where, and which path leads where.
+//!
+//! It reads no bodies. What is answered is in [`crate::http`] and [`crate::debug`].
+
+use std::collections::BTreeSet;
+
+use ::http::header::{HOST, ORIGIN};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use bytes::Bytes;
+
+use crate::auth::CertificateName;
+use crate::conn::Encrypted;
+use crate::flags::{Origins, Values};
+use crate::listen::Traffic;
+use crate::service::Context;
+use crate::{debug, http};
+
+/// What the flags say of plain HTTP.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// From where scripts in browsers may ask.
+    pub origins: Origins,
+    /// Names by which clear-text requests may call this member; `None` for any.
+    pub hosts: Option<BTreeSet<String>>,
+    /// Serve what is for whoever looks for a fault.
+    pub profiles: bool,
+}
+
+/// Reads the flags.
+pub fn read(values: &Values) -> Rules {
+    let hosts: BTreeSet<String> = match values.text("host-whitelist") {
+        "" => BTreeSet::new(),
+        text => text.split(',').map(str::to_owned).collect(),
+    };
+    Rules {
+        origins: values.origins("cors"),
+        hosts: (!hosts.is_empty() && !hosts.contains("*")).then_some(hosts),
+        profiles: values.bool("enable-pprof") || values.text("log-level") == "debug",
+    }
+}
+
+/// Answers a request.
+pub async fn serve<B>(
+    context: &Context,
+    request: &Request<B>,
+    traffic: Traffic,
+) -> Response<Bytes> {
+    let (method, uri) = (request.method(), request.uri());
+    let query = uri.query().unwrap_or_default();
+    if request.version() == Version::HTTP_11 && request.headers().get(HOST).is_none() {
+        return http::no_host();
+    }
+    if traffic == Traffic::Metrics {
+        let probed = http::probe(&context.node, method, uri.path(), query).await;
+        return probed.unwrap_or_else(http::not_found);
+    }
+    // Names of old.
+    let renamed = uri.path().strip_prefix("/v3beta/");
+    let path = match renamed {
+        Some(rest) => &format!("/v3/{rest}"),
+        None => uri.path(),
+    };
+    if request.extensions().get::<Encrypted>().is_none() {
+        let host = host_of(request);
+        if let Some(hosts) = &context.rules.hosts
+            && !hosts.contains(host)
+        {
+            tracing::warn!(
+                host,
+                "rejecting HTTP request to prevent DNS rebinding attacks"
+            );
+            return http::misdirected(host);
+        }
+    } else {
+        // The JSON gateway calls with the server's own certificate: the caller's would not count.
+        let named = request.extensions().get::<CertificateName>();
+        if named.is_some_and(|name| !name.0.is_empty())
+            && path.starts_with("/v3/")
+            && context.node.auth().enabled()
+        {
+            return http::certificate_ignored();
+        }
+    }
+    let mut response = if method == Method::OPTIONS {
+        http::empty(StatusCode::OK)
+    } else if let Some(clean) = cleaned(path).filter(|_| method != Method::CONNECT) {
+        http::moved(method, &clean, uri.query())
+    } else if let Some(answered) = debug::serve(context, method, path) {
+        answered
+    } else {
+        http::client(&context.node, method, path, query).await
+    };
+    if let Some(origin) = allowed(&context.rules.origins, request) {
+        let headers = response.headers_mut();
+        headers.append("Access-Control-Allow-Origin", origin);
+        for (name, value) in [
+            (
+                "Access-Control-Allow-Methods",
+                "POST, GET, OPTIONS, PUT, DELETE",
+            ),
+            (
+                "Access-Control-Allow-Headers",
+                "accept, content-type, authorization",
+            ),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+    }
+    response
+}
+
+/// The origin to name in the answer.
+fn allowed<B>(origins: &Origins, request: &Request<B>) -> Option<HeaderValue> {
+    match origins {
+        Origins::Any => Some(HeaderValue::from_static("*")),
+        Origins::These(list) => {
+            let origin = request.headers().get(ORIGIN)?;
+            let listed = origin.to_str().is_ok_and(|origin| list.contains(origin));
+            listed.then(|| origin.clone())
+        }
+    }
+}
+
+/// The path without empty parts and dots, if it has any: Go's server sends everybody there.
+fn cleaned(path: &str) -> Option<String> {
+    let odd = |part: &str| matches!(part, "" | "." | "..");
+    let inner = path.strip_prefix('/')?;
+    let inner = inner.strip_suffix('/').unwrap_or(inner);
+    if inner.is_empty() && path.len() <= 1 || !inner.is_empty() && !inner.split('/').any(odd) {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in inner.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let mut clean = format!("/{}", parts.join("/"));
+    if path.ends_with('/') && clean.len() > 1 {
+        clean.push('/');
+    }
+    Some(clean)
+}
+
+/// The name in a request's host, without its port, read as Go reads it.
+fn host_of<B>(request: &Request<B>) -> &str {
+    let host = match request.uri().authority() {
+        Some(authority) => authority.as_str(),
+        None => request
+            .headers()
+            .get(HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or_default(),
+    };
+    split_host(host).unwrap_or(host)
+}
+
+/// The host before a port; `None` where there is no port, or the whole cannot be read.
+fn split_host(text: &str) -> Option<&str> {
+    let (host, _) = text.rsplit_once(':')?;
+    match host.strip_prefix('[') {
+        Some(rest) => {
+            let (inner, after) = rest.split_once(']')?;
+            (after.is_empty() && !inner.contains('[')).then_some(inner)
+        }
+        None => (!host.contains([':', '[', ']'])).then_some(host),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_go_cleans_them() {
+        for clean in ["/", "/health", "/debug/pprof/", "/a/b", ""] {
+            assert_eq!(cleaned(clean), None, "{clean}");
+        }
+        for (path, clean) in [
+            ("//", "/"),
+            ("//health", "/health"),
+            ("/a//b/", "/a/b/"),
+            ("/./a/../health", "/health"),
+            ("/../..", "/"),
+            ("/a/.", "/a"),
+        ] {
+            assert_eq!(cleaned(path).as_deref(), Some(clean), "{path}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_read_as_go_reads_them() {
+        for (text, host) in [
+            ("localhost", "localhost"),
+            ("localhost:2379", "localhost"),
+            ("localhost:", "localhost"),
+            ("[::1]:2379", "::1"),
+            ("[::1]", "[::1]"),
+            ("a:b:c", "a:b:c"),
+            ("", ""),
+        ] {
+            assert_eq!(split_host(text).unwrap_or(text), host, "{text}");
+        }
+    }
+}
