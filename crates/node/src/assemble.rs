@@ -100,6 +100,8 @@ pub fn assemble<R>(
             batch_limit: config.batch_limit,
             batch_bytes: config.budget().batch_bytes,
             buffer_bytes_max: config.budget().buffer_bytes,
+            compaction_batch_limit: config.upkeep.compaction_batch_limit,
+            compaction_pause: config.upkeep.compaction_pause,
         },
         now,
     );

@@ -4,6 +4,7 @@
 //! together from what is on disk. Whoever serves clients uses [`Node`] and never sees a thread.
 
 pub mod assemble;
+pub mod compactor;
 pub mod config;
 pub mod corruption;
 pub mod disk;
@@ -504,6 +505,19 @@ impl Node {
         }
     }
 
+    /// Waits until an entry is applied here, however long that takes. For entries that are known to be committed:
+    /// whoever waits is kept until then, even if its caller goes away.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn wait_applied_index(&self, index: u64) -> Result<(), Error> {
+        let (reply, receiver) = port::Reply::channel();
+        match self.0.applied.wait(index, reply) {
+            Some(_) => Ok(()),
+            None => receiver.await.unwrap_or(Err(Error::Stopped)),
+        }
+    }
+
     /// Gathers what the calls of this thread submit and brings them their answers, until dropped. To be
     /// spawned once on the runtime of each thread that serves clients; without it everything works, at the
     /// price of a wake-up for each call.
@@ -544,11 +558,11 @@ impl Node {
         self.0.raft.push(Input::AdvanceTicks(ticks));
     }
 
-    /// Hands leadership to a member and waits until it leads.
+    /// Hands leadership to a member and waits until it leads, without a limit unless one is given.
     ///
     /// # Errors
     /// [`Error::NotLeader`], [`Error::BadTransferee`], [`Error::TransferTimeout`].
-    pub async fn move_leader(&self, to: u64, timeout: Duration) -> Result<(), Error> {
+    pub async fn move_leader(&self, to: u64, timeout: Option<Duration>) -> Result<(), Error> {
         if !self.0.status.is_leader() {
             return Err(Error::NotLeader);
         }
@@ -564,8 +578,12 @@ impl Node {
             "leadership transfer starting"
         );
         self.0.raft.push(Input::TransferLeader(to));
-        let arrived = tokio::time::timeout(timeout, leader.wait_for(|id| *id == to)).await;
-        if !matches!(arrived, Ok(Ok(_))) {
+        let led = leader.wait_for(|id| *id == to);
+        let arrived = match timeout {
+            None => led.await.is_ok(),
+            Some(timeout) => matches!(tokio::time::timeout(timeout, led).await, Ok(Ok(_))),
+        };
+        if !arrived {
             return Err(Error::TransferTimeout);
         }
         tracing::info!(
@@ -597,7 +615,7 @@ impl Node {
         let outcome = match longest {
             None => Err("no other voter is connected".to_owned()),
             Some((_, to)) => self
-                .move_leader(to, self.0.config.election_timeout())
+                .move_leader(to, Some(self.0.config.election_timeout()))
                 .await
                 .map_err(|error| error.to_string()),
         };

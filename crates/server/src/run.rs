@@ -4,9 +4,12 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrite_node::compactor::Retention;
 use ferrite_node::config::ETCD_VERSION;
-use ferrite_node::{Node, OnFatal, StartError, corruption, hex, recover, tasks, versions};
-use ferrite_peer::Acceptor;
+use ferrite_node::{
+    Node, OnFatal, StartError, compactor, corruption, hex, recover, tasks, versions,
+};
+use ferrite_peer::{Acceptor, go_duration};
 use ferrite_tls::TlsInfo;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
@@ -152,6 +155,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     tokio::spawn(versions::watch_downgrade(node.clone()));
     tokio::spawn(corruption::watch_newest(node.clone()));
     tokio::spawn(corruption::watch_compactions(node.clone()));
+    tokio::spawn(compactor::watch(node.clone()));
     let first_election = node.clone();
     tokio::spawn(async move { tasks::advance_first_election(&first_election).await });
 
@@ -374,6 +378,15 @@ fn version_of(node: &Node) -> String {
 fn banner(config: &Config) {
     let node = &config.node;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // The original prints a number of revisions as a time, too.
+    let auto_compaction = match node.upkeep.auto_compaction {
+        None => ("periodic", go_duration(Duration::ZERO)),
+        Some(Retention::Period(period)) => ("periodic", go_duration(period)),
+        Some(Retention::Revisions(count)) => {
+            let nanos = Duration::from_nanos(count.unsigned_abs());
+            ("revision", go_duration(nanos))
+        }
+    };
     tracing::info!(
         "etcd-version" = ETCD_VERSION,
         "ferrite-version" = env!("CARGO_PKG_VERSION"),
@@ -399,6 +412,9 @@ fn banner(config: &Config) {
         "quota-backend-bytes" = node.quota_bytes,
         "max-request-bytes" = node.max_request_bytes,
         "pre-vote" = node.pre_vote,
+        "auto-compaction-mode" = auto_compaction.0,
+        "auto-compaction-retention" = auto_compaction.1,
+        "auto-compaction-interval" = auto_compaction.1,
         "starting an etcd server"
     );
 }

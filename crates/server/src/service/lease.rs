@@ -51,6 +51,16 @@ impl LeaseService {
     }
 }
 
+/// An ID for a client that names none: only positive numbers are chosen; a client may choose any other.
+fn chosen_id(mut next: impl FnMut() -> u64) -> i64 {
+    loop {
+        let id = (next() & (u64::MAX >> 1)).cast_signed();
+        if id != 0 {
+            return id;
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Lease for LeaseService {
     async fn lease_grant(
@@ -63,9 +73,8 @@ impl Lease for LeaseService {
         let caller = Caller::of(&request);
         self.0.require_user(&caller).await?;
         let mut request = request.into_inner();
-        while request.id == 0 {
-            // Only positive numbers are chosen; a client may choose any other.
-            request.id = (self.0.node.next_id() & (u64::MAX >> 1)).cast_signed();
+        if request.id == 0 {
+            request.id = chosen_id(|| self.0.node.next_id());
         }
         let request = InternalRaftRequest {
             lease_grant: Some(request),
@@ -184,5 +193,17 @@ impl Lease for LeaseService {
             header: Some(self.0.header_now()),
             leases: leases.into_iter().map(|id| LeaseStatus { id }).collect(),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chosen_id;
+
+    #[test]
+    fn no_chosen_id_is_zero_or_negative() {
+        let mut drawn = [0, 1 << 63, (1 << 63) + 7, 9].into_iter();
+        assert_eq!(chosen_id(|| drawn.next().unwrap_or(1)), 7);
+        assert_eq!(chosen_id(|| drawn.next().unwrap_or(1)), 9);
     }
 }

@@ -153,7 +153,8 @@ impl Maintenance for MaintenanceService {
         self.0.admit(request.metadata(), false)?;
         self.0.require_admin(&Caller::of(&request)).await?;
         let node = &self.0.node;
-        node.move_leader(request.get_ref().target_id, node.config().request_timeout())
+        // As long as the caller waits, as with the original.
+        node.move_leader(request.get_ref().target_id, None)
             .await
             .map_err(|error| errors::status(&error))?;
         Ok(Response::new(MoveLeaderResponse { header: None }))

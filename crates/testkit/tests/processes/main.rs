@@ -15,6 +15,7 @@ mod memory;
 mod mixed;
 mod one_member;
 mod pause;
+mod reconfigure;
 mod soak;
 mod takeover;
 mod tls;
