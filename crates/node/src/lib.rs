@@ -417,6 +417,7 @@ impl Node {
     /// [`Error`].
     pub async fn propose_conf_change(&self, change: ConfChange) -> Answer {
         let id = self.next_id();
+        let _withdrawn = Withdrawal { node: self, id };
         self.wait_for(
             id,
             Input::ProposeConfChange(ConfChange { id, ..change }),
@@ -696,6 +697,18 @@ struct Waiter<'a> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.node.0.waiters.forget(self.id);
+    }
+}
+
+/// Takes a membership change back when its caller goes away; once it is in the log this does nothing.
+struct Withdrawal<'a> {
+    node: &'a Node,
+    id: u64,
+}
+
+impl Drop for Withdrawal<'_> {
+    fn drop(&mut self) {
+        self.node.0.raft.push(Input::Withdraw(self.id));
     }
 }
 

@@ -3,7 +3,7 @@
 //! What a user may do is `ferrite-auth`'s; this module turns what came with a call into a user.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ferrite_auth::{AuthInfo, Error as AuthError, password};
 use ferrite_node::{Error, Node};

@@ -4,6 +4,7 @@
 mod auth;
 mod bad_input;
 mod big_numbers;
+mod compaction;
 mod crash;
 mod errors;
 mod failover;
@@ -13,6 +14,7 @@ mod left;
 mod maintenance;
 mod memory;
 mod mixed;
+mod no_leader;
 mod one_member;
 mod pause;
 mod reconfigure;
