@@ -16,6 +16,7 @@ mod memory;
 mod mixed;
 mod no_leader;
 mod one_member;
+mod overload;
 mod pause;
 mod reconfigure;
 mod soak;
