@@ -1571,7 +1571,8 @@ async fn locks_and_elections_show_nobody_what_he_may_not_read() {
         lease,
     };
     let take = async |client: &Client, name: &str, lease| {
-        let call = client.lock().lock(request(name, lease));
+        let mut locks = client.lock();
+        let call = locks.lock(request(name, lease));
         tokio::time::timeout(PATIENCE, call)
             .await
             .expect("in time")
