@@ -497,6 +497,20 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_is_the_default_none_or_as_given_and_only_warned_of() {
+        let quota = |bytes: &str| {
+            let config = config(&[&format!("--quota-backend-bytes={bytes}")]).expect("valid");
+            let warned = config.warnings.iter().any(|line| line.contains("8 GiB"));
+            (config.node.quota_bytes, warned)
+        };
+        assert_eq!(quota("0"), (Some(2 << 30), false));
+        assert_eq!(quota("-1"), (None, false));
+        assert_eq!(quota("1000"), (Some(1_000), false));
+        assert_eq!(quota("8589934592"), (Some(8 << 30), false));
+        assert_eq!(quota("8589934593"), (Some((8 << 30) + 1), true));
+    }
+
+    #[test]
     fn what_automatic_compaction_keeps_is_read_as_by_the_original() {
         let kept = |mode: &str, retention: &str| {
             let mode = format!("--auto-compaction-mode={mode}");

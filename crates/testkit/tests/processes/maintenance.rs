@@ -973,3 +973,21 @@ async fn leadership_goes_to_voters_only_and_is_there_when_the_answer_comes() {
         None => leadership_moves(Kind::Ferrite).await,
     }
 }
+
+/// MN-01, KV-29: the quota in force is told: as given, or that there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_tells_the_quota() {
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder().build();
+    let member = cluster.member(0);
+    for (given, told) in [("0", 2 << 30), ("12345678", 12_345_678), ("-1", -1)] {
+        member.start_with(&[format!("--quota-backend-bytes={given}")]);
+        member.ready(PATIENCE).await;
+        assert_eq!(
+            status(&cluster.client(0)).await.db_size_quota,
+            told,
+            "{given}"
+        );
+        member.terminate().await;
+    }
+}
