@@ -52,6 +52,11 @@ async fn every_period(kind: Kind) {
         (compacted(&client).await == newest).then_some(())
     })
     .await;
+    eventually("and it is logged", PATIENCE, async || {
+        let done = lines(&cluster, 0, "completed auto periodic compaction");
+        (done.last()?["revision"] == newest).then_some(())
+    })
+    .await;
     let begun = lines(&cluster, 0, "starting auto periodic compaction").len();
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(
