@@ -101,6 +101,8 @@ pub fn assemble<R>(
             batch_bytes: config.budget().batch_bytes,
             buffer_bytes_max: config.budget().buffer_bytes,
             warn_apply: config.warn_apply,
+            compaction_batch_limit: config.upkeep.compaction_batch_limit,
+            compaction_pause: config.upkeep.compaction_pause,
         },
         now,
     );

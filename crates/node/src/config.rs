@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ferrite_peer::Dialer;
 
+use crate::compactor::Retention;
 use crate::engine::DatabaseOptions;
 
 /// Everything the node needs to know. Paths need not exist.
@@ -99,6 +100,12 @@ pub struct Upkeep {
     pub fast_lease_renewal: bool,
     /// Under overload, still take requests that make room.
     pub priority_requests: bool,
+    /// What to keep when compacting by itself; `None` for never.
+    pub auto_compaction: Option<Retention>,
+    /// Keys that a slice of a compaction may look at.
+    pub compaction_batch_limit: usize,
+    /// Pause between two slices.
+    pub compaction_pause: Duration,
 }
 
 impl Default for Upkeep {
@@ -113,6 +120,9 @@ impl Default for Upkeep {
             lease_checkpoint_persist: false,
             fast_lease_renewal: true,
             priority_requests: false,
+            auto_compaction: None,
+            compaction_batch_limit: 1_000,
+            compaction_pause: Duration::from_millis(10),
         }
     }
 }

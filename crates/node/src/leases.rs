@@ -407,17 +407,9 @@ impl Node {
     /// # Errors
     /// [`Error::AppliedIndexTimeout`], [`Error::Stopped`].
     pub async fn wait_applied(&self) -> Result<(), Error> {
-        let (sender, receiver) = crate::port::Reply::channel();
-        if self
-            .0
-            .applied
-            .wait(self.0.status.committed(), sender)
-            .is_some()
-        {
-            return Ok(());
-        }
-        match tokio::time::timeout(APPLY_TIMEOUT, receiver).await {
-            Ok(answered) => answered.unwrap_or(Err(Error::Stopped)),
+        let applied = self.wait_applied_index(self.0.status.committed());
+        match tokio::time::timeout(APPLY_TIMEOUT, applied).await {
+            Ok(answered) => answered,
             Err(_) => Err(Error::AppliedIndexTimeout),
         }
     }

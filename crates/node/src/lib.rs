@@ -4,6 +4,7 @@
 //! together from what is on disk. Whoever serves clients uses [`Node`] and never sees a thread.
 
 pub mod assemble;
+pub mod compactor;
 pub mod config;
 pub mod corruption;
 pub mod disk;
@@ -431,6 +432,7 @@ impl Node {
     /// [`Error`].
     pub async fn propose_conf_change(&self, change: ConfChange) -> Answer {
         let id = self.next_id();
+        let _withdrawn = Withdrawal { node: self, id };
         self.wait_for(
             id,
             Input::ProposeConfChange(ConfChange { id, ..change }),
@@ -521,6 +523,19 @@ impl Node {
         match tokio::time::timeout(self.0.config.request_timeout(), receiver).await {
             Ok(answered) => answered.unwrap_or(Err(Error::Stopped)),
             Err(_) => Err(Error::Timeout),
+        }
+    }
+
+    /// Waits until an entry is applied here, however long that takes. For entries that are known to be committed:
+    /// whoever waits is kept until then, even if its caller goes away.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn wait_applied_index(&self, index: u64) -> Result<(), Error> {
+        let (reply, receiver) = port::Reply::channel();
+        match self.0.applied.wait(index, reply) {
+            Some(_) => Ok(()),
+            None => receiver.await.unwrap_or(Err(Error::Stopped)),
         }
     }
 
@@ -716,6 +731,18 @@ struct Waiter<'a> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.node.0.waiters.forget(self.id);
+    }
+}
+
+/// Takes a membership change back when its caller goes away; once it is in the log this does nothing.
+struct Withdrawal<'a> {
+    node: &'a Node,
+    id: u64,
+}
+
+impl Drop for Withdrawal<'_> {
+    fn drop(&mut self) {
+        self.node.0.raft.push(Input::Withdraw(self.id));
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ferrite_apply::ApplyError;
 use ferrite_membership::{Cluster, Member};
-use ferrite_peer::{Dialer, get_json};
+use ferrite_peer::{Dialer, get_json, go_duration};
 use ferrite_proto::etcdserverpb::{
     AlarmRequest, AlarmType, InternalRaftRequest, alarm_request::AlarmAction,
 };
@@ -14,8 +14,10 @@ use crate::{Error, Event, Node, RemoteCluster, hex, versions};
 
 /// How long another member may take to answer a question about itself.
 pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often it is looked whether the first election can come sooner; at most a hundred times.
+/// How often it is looked whether the first election can come sooner.
 const ADVANCE_POLL: Duration = Duration::from_millis(20);
+/// How long.
+const ADVANCE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Puts this member's name and client URLs into the cluster; returns once they are applied here.
 /// Until then no client is served.
@@ -58,23 +60,38 @@ pub async fn publish(node: &Node) -> Result<(), Error> {
 /// as another member is reached.
 pub async fn advance_first_election(node: &Node) {
     let ticks = node.config().election_ticks;
-    for _ in 0..100 {
-        if node.status().leader() != 0 {
+    let begin = tokio::time::Instant::now();
+    while begin.elapsed() < ADVANCE_PATIENCE && node.status().leader() == 0 {
+        let (why, forward) = match node.published().get_cluster().members.len() {
+            // A new member learns of the founding members by applying the first entries.
+            0 => (None, 0),
+            1 => (
+                Some("started as single-node; fast-forwarding election ticks"),
+                ticks.saturating_sub(1),
+            ),
+            _ if !node.config().advance_election_at_start => {
+                tracing::info!(
+                    "election-ticks" = ticks,
+                    "skipping initial election tick advance"
+                );
+                return;
+            }
+            _ if node.transport().connected_count() > 0 => (
+                Some("initialized peer connections; fast-forwarding election ticks"),
+                ticks.saturating_sub(2),
+            ),
+            _ => (None, 0),
+        };
+        if let Some(why) = why {
+            tracing::info!(
+                "local-member-id" = %hex(node.member_id()),
+                "forward-ticks" = forward,
+                "election-ticks" = ticks,
+                "election-timeout" = go_duration(node.config().election_timeout()),
+                "{why}"
+            );
+            node.advance_election(forward);
             return;
-        }
-        // A new member learns of the founding members by applying the first entries.
-        match node.published().get_cluster().members.len() {
-            0 => {}
-            1 => {
-                node.advance_election(ticks.saturating_sub(1));
-                return;
-            }
-            _ if !node.config().advance_election_at_start => return,
-            _ if node.transport().connected_count() > 0 => {
-                node.advance_election(ticks.saturating_sub(2));
-                return;
-            }
-            _ => {}
         }
         tokio::time::sleep(ADVANCE_POLL).await;
     }

@@ -34,6 +34,7 @@ pub use config::{Config, Handler, Refused, SnapshotSource};
 pub use conn::{
     Acceptor, BoxFuture, BoxedIo, Connector, Dialer, Io, PlainAcceptor, PlainConnector, TurnedAway,
 };
+pub use logfmt::go_duration;
 pub use serve::{Fallback, serve, serve_with};
 pub use stats::{HistogramSnapshot, PeerStats, TransportStats};
 pub use transport::Transport;

@@ -23,7 +23,7 @@ pub(crate) fn type_name(msg_type: i32) -> &'static str {
 }
 
 /// A duration as Go prints it: `0s`, `153.2µs`, `1.5ms`, `2m3.5s`.
-pub(crate) fn go_duration(d: Duration) -> String {
+pub fn go_duration(d: Duration) -> String {
     fn fraction(value: u128, unit: u128) -> String {
         let whole = value / unit;
         let rest = value % unit;

@@ -3,7 +3,7 @@
 //! What a user may do is `ferrite-auth`'s; this module turns what came with a call into a user.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ferrite_auth::{AuthInfo, Error as AuthError, password};
 use ferrite_node::{Error, Node};
@@ -14,8 +14,6 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 /// Letters of a simple token.
 const PREFIX_LEN: usize = 16;
 const LETTERS: &[u8; 52] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-/// Pause between two looks whether the entry that gave out a token is applied here.
-const INDEX_POLL: Duration = Duration::from_millis(10);
 /// Passwords that wait to be hashed: at twenty a second and core the last one gives up first.
 const PASSWORDS_MAX: usize = 1_024;
 
@@ -171,7 +169,7 @@ impl Gate {
         if let Some(token) = caller.token() {
             let found = match &self.tokens {
                 Tokens::Off => None,
-                Tokens::Simple => simple(node, token).await.map(|user| (user, revision)),
+                Tokens::Simple => simple(node, token).await?.map(|user| (user, revision)),
                 Tokens::Jwt(jwt) => jwt.verify(token, unix_seconds()),
             };
             return match found {
@@ -288,22 +286,30 @@ fn split_simple(token: &str) -> Option<(&str, u64)> {
 }
 
 /// Whose simple token this is. It may have been given out by a member that is further than this one,
-/// so that its index has to be applied here first; one that nobody gave out waits until the caller
-/// gives up, as in the original.
-async fn simple(node: &Node, token: &str) -> Option<String> {
-    let (prefix, index) = split_simple(token)?;
-    while node.applied_index() < index {
-        tokio::time::sleep(INDEX_POLL).await;
+/// so that its index has to be applied here first. Whoever was given it knows that its entry is
+/// committed: an index beyond all that the leader has committed by now was given to nobody, where the
+/// original waits until the caller gives up.
+async fn simple(node: &Node, token: &str) -> Result<Option<String>, Error> {
+    let Some((prefix, index)) = split_simple(token) else {
+        return Ok(None);
+    };
+    if node.applied_index() < index {
+        if index <= node.status().committed() {
+            // On its way, with a leader or without.
+            node.wait_applied_index(index).await?;
+        } else {
+            node.linearizable().await?;
+        }
     }
     let applied = node.applied_index();
     let found = node.tokens().user_of(prefix, index, Instant::now());
-    if found.is_some() || applied > index {
-        return found;
+    if found.is_some() || applied != index {
+        return Ok(found);
     }
     // Members that count as etcd since 3.5.3 name the index before: the entry itself may still be on
     // its way, and is here once all that is committed is.
-    node.linearizable().await.ok()?;
-    node.tokens().user_of(prefix, index, Instant::now())
+    node.linearizable().await?;
+    Ok(node.tokens().user_of(prefix, index, Instant::now()))
 }
 
 #[cfg(test)]

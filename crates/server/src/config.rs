@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrite_auth::password;
+use ferrite_node::compactor::Retention;
 use ferrite_node::{Config as NodeConfig, Upkeep};
 use ferrite_peer::Dialer;
 
 use crate::auth::{Gate, Tokens};
 use crate::config_file::in_go;
 use crate::features::{Feature, Features};
-use crate::flags::{Url, Values};
+use crate::flags::{Url, Values, parse_duration};
 use crate::listen;
 use crate::log::journal::{self, Journal};
 use crate::log::output::{self, Output};
@@ -39,6 +40,11 @@ const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(600);
 const TOKEN_TTL_SECONDS: u64 = 300;
 /// Time between two notes of how long a lease still lives.
 const LEASE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+/// What `--compaction-batch-limit=0` means.
+const COMPACTION_BATCH_LIMIT: usize = 1_000;
+/// What `--compaction-sleep-interval=0` means.
+const COMPACTION_PAUSE: Duration = Duration::from_millis(10);
+const HOUR_NANOS: i64 = 3_600_000_000_000;
 /// Longest election timeout.
 const ELECTION_MAX_MS: u64 = 50_000;
 
@@ -369,7 +375,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         token_ttl: Duration::from_secs(or("auth-token-ttl", TOKEN_TTL_SECONDS)),
         warn_apply: values.duration("warning-apply-duration"),
         dialer: Dialer::default(),
-        upkeep: upkeep(values, &features),
+        upkeep: upkeep(values, &features)?,
         name,
     };
     Ok(Config {
@@ -451,8 +457,69 @@ fn check_features(
     Ok(())
 }
 
-fn upkeep(values: &Values, features: &Features) -> Upkeep {
-    Upkeep {
+/// What `--auto-compaction-retention` keeps, in the unit of `--auto-compaction-mode`; a time with its unit
+/// is the same number of nanoseconds for either, as with the original.
+fn auto_compaction(values: &Values) -> Result<Option<Retention>, String> {
+    let mode = values.text("auto-compaction-mode");
+    let text = match values.text("auto-compaction-retention") {
+        "" => "0",
+        text => text,
+    };
+    let by_revisions = match mode {
+        "periodic" => false,
+        "revision" => true,
+        "" => return Err("undefined auto-compaction-mode".into()),
+        other => return Err(format!("unknown auto-compaction-mode {other:?}")),
+    };
+    let nanos = match text.parse::<i64>() {
+        Ok(count) if count >= 0 && by_revisions => count,
+        Ok(hours) if hours >= 0 => hours.checked_mul(HOUR_NANOS).ok_or_else(|| {
+            format!("error parsing CompactionRetention: {hours} hours are more than can be counted")
+        })?,
+        _ => {
+            let why = || duration_mistake(text);
+            let period = parse_duration(text)
+                .ok_or_else(|| format!("error parsing CompactionRetention: {}", why()))?;
+            i64::try_from(period.as_nanos())
+                .map_err(|_| format!("error parsing CompactionRetention: {}", why()))?
+        }
+    };
+    if nanos == 0 {
+        return Ok(None);
+    }
+    if by_revisions {
+        return Ok(Some(Retention::Revisions(nanos)));
+    }
+    let period = Duration::from_nanos(nanos.unsigned_abs());
+    if period < Retention::PERIOD_MIN {
+        return Err(format!(
+            "error parsing CompactionRetention: {text:?} is too short: give at least 10ns, or 0 to keep everything"
+        ));
+    }
+    Ok(Some(Retention::Period(period)))
+}
+
+/// What Go says of a text that is no duration, and of one that is less than nothing.
+fn duration_mistake(text: &str) -> String {
+    let number = text.trim_start_matches(['+', '-']);
+    if number.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        let rest = number.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        let unit = rest.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+        if rest.is_empty() {
+            return format!("time: missing unit in duration {text:?}");
+        }
+        if text.starts_with('-') && parse_duration(number).is_some() {
+            return format!("{text:?} is negative: give a positive time, or 0 to keep everything");
+        }
+        if unit == rest && !matches!(unit, "ns" | "us" | "µs" | "μs" | "ms" | "s" | "m" | "h") {
+            return format!("time: unknown unit {unit:?} in duration {text:?}");
+        }
+    }
+    format!("time: invalid duration {text:?}")
+}
+
+fn upkeep(values: &Values, features: &Features) -> Result<Upkeep, String> {
+    Ok(Upkeep {
         initial_corrupt_check: features.enabled(Feature::InitialCorruptCheck),
         corrupt_check_time: values.duration("corrupt-check-time"),
         compact_hash_check_time: features
@@ -468,7 +535,16 @@ fn upkeep(values: &Values, features: &Features) -> Upkeep {
         lease_checkpoint_persist: features.enabled(Feature::LeaseCheckpointPersist),
         fast_lease_renewal: features.enabled(Feature::FastLeaseKeepAlive),
         priority_requests: features.enabled(Feature::PriorityRequest),
-    }
+        auto_compaction: auto_compaction(values)?,
+        compaction_batch_limit: match values.unsigned("compaction-batch-limit") {
+            0 => COMPACTION_BATCH_LIMIT,
+            keys => usize::try_from(keys).unwrap_or(usize::MAX),
+        },
+        compaction_pause: match values.duration("compaction-sleep-interval") {
+            Duration::ZERO => COMPACTION_PAUSE,
+            pause => pause,
+        },
+    })
 }
 
 fn check_listen(url: &Url) -> Result<(), String> {
@@ -562,6 +638,52 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_is_the_default_none_or_as_given_and_only_warned_of() {
+        let quota = |bytes: &str| {
+            let config = config(&[&format!("--quota-backend-bytes={bytes}")]).expect("valid");
+            let warned = config.warnings.iter().any(|line| line.contains("8 GiB"));
+            (config.node.quota_bytes, warned)
+        };
+        assert_eq!(quota("0"), (Some(2 << 30), false));
+        assert_eq!(quota("-1"), (None, false));
+        assert_eq!(quota("1000"), (Some(1_000), false));
+        assert_eq!(quota("8589934592"), (Some(8 << 30), false));
+        assert_eq!(quota("8589934593"), (Some((8 << 30) + 1), true));
+    }
+
+    #[test]
+    fn what_automatic_compaction_keeps_is_read_as_by_the_original() {
+        let kept = |mode: &str, retention: &str| {
+            let mode = format!("--auto-compaction-mode={mode}");
+            let retention = format!("--auto-compaction-retention={retention}");
+            config(&[&mode, &retention])
+                .expect("valid")
+                .node
+                .upkeep
+                .auto_compaction
+        };
+        let period = |seconds| Some(Retention::Period(Duration::from_secs(seconds)));
+        assert_eq!(
+            config(&[]).expect("valid").node.upkeep.auto_compaction,
+            None
+        );
+        for nothing in ["0", "", "0s", "0h"] {
+            assert_eq!(kept("periodic", nothing), None);
+            assert_eq!(kept("revision", nothing), None);
+        }
+        assert_eq!(kept("periodic", "1"), period(3_600));
+        assert_eq!(kept("periodic", "+24"), period(24 * 3_600));
+        assert_eq!(kept("periodic", "1h30m"), period(5_400));
+        assert_eq!(kept("periodic", "0.5h"), period(1_800));
+        assert_eq!(kept("revision", "1000"), Some(Retention::Revisions(1_000)));
+        // Surely a mistake, and read so by the original: nanoseconds.
+        assert_eq!(
+            kept("revision", "1s"),
+            Some(Retention::Revisions(1_000_000_000))
+        );
+    }
+
+    #[test]
     fn the_default_initial_cluster_follows_name_and_peer_urls() {
         let config = config(&[
             "--name",
@@ -611,6 +733,38 @@ mod tests {
             refused(&["--election-timeout", "60000"]),
             "--election-timeout[60000ms] is too long, and should be set less than 50000ms"
         );
+        for (arguments, words) in [
+            (
+                &["--auto-compaction-mode="][..],
+                "undefined auto-compaction-mode",
+            ),
+            (
+                &["--auto-compaction-mode", "x"],
+                "unknown auto-compaction-mode \"x\"",
+            ),
+            (
+                &["--auto-compaction-retention", "x"],
+                "error parsing CompactionRetention: time: invalid duration \"x\"",
+            ),
+            (
+                &["--auto-compaction-retention", "-1"],
+                "error parsing CompactionRetention: time: missing unit in duration \"-1\"",
+            ),
+            (
+                &["--auto-compaction-retention", "5 m"],
+                "error parsing CompactionRetention: time: unknown unit \" m\" in duration \"5 m\"",
+            ),
+            (
+                &["--auto-compaction-retention", "-5m"],
+                "error parsing CompactionRetention: \"-5m\" is negative: give a positive time, or 0 to keep everything",
+            ),
+            (
+                &["--auto-compaction-retention", "9223372036854775807"],
+                "error parsing CompactionRetention: 9223372036854775807 hours are more than can be counted",
+            ),
+        ] {
+            assert_eq!(refused(arguments), words);
+        }
         assert_eq!(
             refused(&["--discovery-fallback", "proxy"]),
             "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""

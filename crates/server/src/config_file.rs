@@ -345,11 +345,11 @@ impl Form {
             Kind::Unsigned if flag.name.starts_with("snapshot-") => {
                 Form::Number(0, u64::MAX.into(), "uint64")
             }
-            Kind::Unsigned if flag.name == "max-concurrent-streams" => {
-                Form::Number(0, u32::MAX.into(), "uint32")
-            }
+            Kind::Short => Form::Number(0, u32::MAX.into(), "uint32"),
             Kind::Unsigned => Form::Number(0, u64::MAX.into(), "uint"),
-            Kind::Text | Kind::OneOf(_) | Kind::SomeOf(_) | Kind::Ignored => Form::Text,
+            Kind::Origins | Kind::Text | Kind::OneOf(_) | Kind::SomeOf(_) | Kind::Ignored => {
+                Form::Text
+            }
         }
     }
 

@@ -4,9 +4,12 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrite_node::compactor::Retention;
 use ferrite_node::config::ETCD_VERSION;
-use ferrite_node::{Node, OnFatal, StartError, corruption, hex, recover, tasks, versions};
-use ferrite_peer::Acceptor;
+use ferrite_node::{
+    Node, OnFatal, StartError, compactor, corruption, hex, recover, tasks, versions,
+};
+use ferrite_peer::{Acceptor, go_duration};
 use ferrite_tls::TlsInfo;
 use tokio::sync::{Notify, oneshot};
 
@@ -173,6 +176,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     tokio::spawn(versions::watch_downgrade(node.clone()));
     tokio::spawn(corruption::watch_newest(node.clone()));
     tokio::spawn(corruption::watch_compactions(node.clone()));
+    tokio::spawn(compactor::watch(node.clone()));
     let first_election = node.clone();
     tokio::spawn(async move { tasks::advance_first_election(&first_election).await });
 

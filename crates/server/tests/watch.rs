@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferrite_client::pb::watch_request::RequestUnion;
 use ferrite_client::pb::{
@@ -598,6 +598,110 @@ async fn who_requires_a_leader_is_told_when_there_is_none() {
         (Code::Unavailable, "etcdserver: no leader")
     );
     lax.is_quiet().await;
+}
+
+/// WA-16: five notices by a clock that cannot be set faster than a tenth of a second.
+async fn notices_by_the_clock(kind: Kind) {
+    let cluster = Cluster::builder()
+        .kinds(&[kind])
+        .extra_args_of(Kind::Ferrite, &["--watch-progress-notify-interval=1ms"])
+        .extra_args_of(
+            Kind::Etcd351,
+            &["--experimental-watch-progress-notify-interval=1ms"],
+        )
+        .start()
+        .await;
+    let client = cluster.client(0);
+    let revision = put(&client, "elsewhere", "").await;
+    let mut watch = Watch::open(&client).await;
+    watch.created(on("silent")).await;
+    let waits = WatchCreateRequest {
+        start_revision: revision + 100,
+        progress_notify: true,
+        ..on("future")
+    };
+    watch.created(waits).await;
+    let told = WatchCreateRequest {
+        progress_notify: true,
+        ..on("told")
+    };
+    let told = watch.created(told).await.watch_id;
+    let mut since = None;
+    for n in 0..5 {
+        let notice = watch.next().await;
+        assert_eq!(
+            (notice.watch_id, notice.events.len()),
+            (told, 0),
+            "{kind:?}"
+        );
+        assert_eq!(notice.header.unwrap().revision, revision, "{kind:?}");
+        let since = since.get_or_insert_with(Instant::now);
+        // The first one may have waited on its way.
+        let least = Duration::from_millis(100) * u32::max(n, 1) - Duration::from_millis(100);
+        assert!(
+            since.elapsed() >= least,
+            "{kind:?}: {n} after {:?}",
+            since.elapsed()
+        );
+    }
+    let own = put(&client, "told", "v").await;
+    let event = loop {
+        let response = watch.next().await;
+        if !response.events.is_empty() {
+            break response;
+        }
+    };
+    assert_eq!(event.header.unwrap().revision, own, "{kind:?}");
+    assert_eq!(watch.next().await.header.unwrap().revision, own, "{kind:?}");
+    if kind == Kind::Ferrite {
+        let adjusted = "adjusting watch progress notify interval to minimum period";
+        assert!(cluster.member(0).log_contains(adjusted));
+    }
+}
+
+#[tokio::test]
+async fn notices_come_by_the_clock_to_those_who_ask_for_them() {
+    notices_by_the_clock(Kind::Ferrite).await;
+    if oracle().is_some() {
+        notices_by_the_clock(Kind::Etcd351).await;
+    }
+}
+
+/// WA-20: what a stream ends with when its server does, and that neither waits for the other.
+async fn ends_with_its_server(kind: Kind) -> Option<Code> {
+    let cluster = Cluster::builder().kinds(&[kind]).start().await;
+    let client = cluster.client(0);
+    let mut watch = Watch::open(&client).await;
+    watch.created(on("k")).await;
+    // A client that goes away takes its stream with it; the server goes on.
+    let mut other = Watch::open(&cluster.client(0)).await;
+    other.created(on("k")).await;
+    drop(other);
+    put(&client, "k", "v").await;
+    assert_eq!(watch.next().await.events.len(), 1);
+    let (ended, status) = tokio::join!(
+        tokio::time::timeout(PATIENCE, watch.responses.message()),
+        cluster.member(0).terminate()
+    );
+    assert!(
+        status.code().is_none(),
+        "{kind:?}: by the signal: {status:?}"
+    );
+    match ended.expect("the stream ends with the server") {
+        Ok(None) => None,
+        Ok(more) => panic!("{kind:?}: {more:?}"),
+        Err(status) => Some(status.code()),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_server_and_does_not_hold_it_up() {
+    let ours = ends_with_its_server(Kind::Ferrite).await;
+    assert_eq!(ours, Some(Code::Unavailable));
+    if oracle().is_some() {
+        let theirs = ends_with_its_server(Kind::Etcd351).await;
+        assert_eq!(theirs, ours);
+    }
 }
 
 /// What the original's `etcdctl` prints of a watch.

@@ -55,6 +55,12 @@ impl Member {
         self.state().kind
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where clients reach it.
     #[must_use]
     pub fn endpoint(&self) -> &str {
@@ -112,6 +118,14 @@ impl Member {
     /// # Panics
     /// If one runs, or the program does not start.
     pub fn start(&self) {
+        self.start_with(&[]);
+    }
+
+    /// As [`Member::start`], with more arguments, which outweigh the member's own.
+    ///
+    /// # Panics
+    /// As [`Member::start`].
+    pub fn start_with(&self, more: &[String]) {
         let mut state = self.state();
         assert!(state.child.is_none(), "member {} runs already", self.index);
         state.runs += 1;
@@ -137,6 +151,7 @@ impl Member {
                     .filter(|(only, _)| only.is_none_or(|only| only == kind))
                     .map(|(_, argument)| argument),
             )
+            .args(more)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(second);

@@ -27,10 +27,8 @@ use crate::versions::{self, STORAGE_VERSION_SINCE};
 use crate::watch_hub::WatchChange;
 use crate::{Answer, Event};
 
-/// Keys a slice of compaction may look at.
-const COMPACTION_SLICE: usize = 1_000;
-/// Pause between slices.
-const COMPACTION_PAUSE: Duration = Duration::from_millis(10);
+/// Pause between two looks whether the hash of a compaction is done.
+const HASH_POLL: Duration = Duration::from_millis(10);
 
 /// Work for the state machine.
 pub enum Input {
@@ -132,6 +130,10 @@ pub struct Params {
     pub buffer_bytes_max: usize,
     /// Requests that take longer are logged.
     pub warn_apply: Duration,
+    /// Keys a slice of compaction may look at.
+    pub compaction_batch_limit: usize,
+    /// Pause between slices.
+    pub compaction_pause: Duration,
 }
 
 /// What the stage waits for before it takes anything else.
@@ -515,21 +517,25 @@ impl ApplyStage {
         if store.compaction_pending() {
             effects.hashes.extend(store.take_hash_job());
             let progress = store
-                .compaction_step(COMPACTION_SLICE)
+                .compaction_step(self.params.compaction_batch_limit)
                 .map_err(|error| format!("compaction: {error}"))?;
             self.dirty(now);
-            match progress {
+            let pause = match progress {
                 CompactionProgress::Finished(revision) => {
                     tracing::info!(
                         "compact-revision" = revision,
                         "finished scheduled compaction"
                     );
+                    // Another one waits, if any: it has its own slices.
+                    Duration::ZERO
                 }
-                CompactionProgress::Working | CompactionProgress::AwaitingHash => {}
-                CompactionProgress::Idle => self.compact_at = None,
-            }
+                CompactionProgress::AwaitingHash => HASH_POLL,
+                CompactionProgress::Working | CompactionProgress::Idle => {
+                    self.params.compaction_pause
+                }
+            };
             if store.compaction_pending() {
-                self.compact_at = Some(now + COMPACTION_PAUSE);
+                self.compact_at = Some(now + pause);
                 return Ok(());
             }
         }

@@ -17,6 +17,9 @@ use ferrite_raft::{
 
 /// Proposals held back because no leader is known; beyond it the oldest is dropped (its client times out).
 const HELD_PROPOSALS_MAX: usize = 5_000;
+/// Membership changes held back likewise; more than that are refused. They have no time limit: each stays until
+/// its caller goes away.
+const HELD_CHANGES_MAX: usize = 64;
 /// Bytes of proposals put into one raft message; etcd sends at most this much in one append too.
 const PROPOSAL_BATCH_BYTES_MAX: usize = 1 << 20;
 /// Read-index rounds under way at once. Requests that arrive meanwhile gather for the next one.
@@ -84,6 +87,8 @@ pub enum Input<R> {
     },
     /// A membership change to put into the log; the id names the waiter.
     ProposeConfChange(ConfChange),
+    /// Whoever proposed the membership change of this id has gone away: it is not to be proposed any more.
+    Withdraw(u64),
     /// Somebody wants to read what is committed now.
     Read(R),
     /// The log writer is done with one job.
@@ -235,6 +240,7 @@ pub struct RaftStage<R> {
     leadership: Leadership,
     last_leader: u64,
     held: VecDeque<Held>,
+    held_changes: VecDeque<ConfChange>,
     proposals: Vec<Proposal>,
     gathering: Vec<R>,
     rounds: VecDeque<ReadRound<R>>,
@@ -253,6 +259,7 @@ impl<R> RaftStage<R> {
             leadership: Leadership::default(),
             last_leader: 0,
             held: VecDeque::new(),
+            held_changes: VecDeque::new(),
             proposals: Vec::new(),
             gathering: Vec::new(),
             rounds: VecDeque::new(),
@@ -301,12 +308,16 @@ impl<R> RaftStage<R> {
                 }
             }
             Input::ProposeConfChange(change) => {
-                let id = change.id;
                 self.flush_proposals(effects);
-                if self.raw.propose_conf_change(&change).is_err() {
-                    effects.dropped.push(id);
+                if self.knows_leader() && self.held_changes.is_empty() {
+                    self.propose_change(&change, effects);
+                } else if self.held_changes.len() < HELD_CHANGES_MAX {
+                    self.held_changes.push_back(change);
+                } else {
+                    effects.dropped.push(change.id);
                 }
             }
+            Input::Withdraw(id) => self.held_changes.retain(|change| change.id != id),
             Input::Read(waiter) => self.gathering.push(waiter),
             Input::Persisted(done) => self.persisted(done, effects),
             Input::Applied(responses) => {
@@ -336,7 +347,7 @@ impl<R> RaftStage<R> {
                 };
                 self.raw.report_snapshot(id, status);
             }
-            Input::Tick { disk_stalled } => self.tick(disk_stalled),
+            Input::Tick { disk_stalled } => self.tick(disk_stalled, effects),
             Input::AdvanceTicks(ticks) => {
                 for _ in 0..ticks {
                     self.raw.tick();
@@ -406,7 +417,17 @@ impl<R> RaftStage<R> {
         }
     }
 
-    fn tick(&mut self, disk_stalled: bool) {
+    fn knows_leader(&self) -> bool {
+        self.raw.basic_status().soft_state.leader != 0
+    }
+
+    fn propose_change(&mut self, change: &ConfChange, effects: &mut Effects<R>) {
+        if self.raw.propose_conf_change(change).is_err() {
+            effects.dropped.push(change.id);
+        }
+    }
+
+    fn tick(&mut self, disk_stalled: bool, effects: &mut Effects<R>) {
         self.stalled_ticks = if disk_stalled {
             self.stalled_ticks + 1
         } else {
@@ -432,6 +453,12 @@ impl<R> RaftStage<R> {
         while self.held.front().is_some_and(|held| held.ticks > hold) {
             self.held.pop_front();
         }
+        // One at a time: raft makes nothing of a change that comes before the one before it is applied.
+        if self.knows_leader()
+            && let Some(change) = self.held_changes.pop_front()
+        {
+            self.propose_change(&change, effects);
+        }
         let retry = self.params.read_retry_ticks;
         for round in &mut self.rounds {
             round.ticks_waited += 1;
@@ -453,8 +480,7 @@ impl<R> RaftStage<R> {
     }
 
     fn flush_proposals(&mut self, effects: &mut Effects<R>) {
-        let leader_known = self.raw.basic_status().soft_state.leader != 0;
-        if !leader_known {
+        if !self.knows_leader() {
             for proposal in self.proposals.drain(..) {
                 if self.held.len() >= HELD_PROPOSALS_MAX {
                     self.held.pop_front();

@@ -118,7 +118,7 @@ pub async fn wait_for_turn(
 
 /// Waits for a deletion at this revision or later; returns early when that is compacted.
 async fn until_deleted(inside: &Inside, key: &[u8], revision: i64) -> Result<(), Status> {
-    let mut watcher = inside.watch(key, &[], revision);
+    let mut watcher = inside.watch(key, &[], revision).await?;
     loop {
         for heard in watcher.next().await? {
             match heard {

@@ -262,7 +262,9 @@ async fn observe(inside: &Inside, prefix: &Bytes, answers: &Answers) -> Result<(
 
 /// The first key that is put under the prefix at this revision or later.
 async fn first_put(inside: &Inside, prefix: &Bytes, revision: i64) -> Result<KeyValue, Ended> {
-    let mut watcher = inside.watch(prefix, &contest::prefix_end(prefix), revision);
+    let mut watcher = inside
+        .watch(prefix, &contest::prefix_end(prefix), revision)
+        .await?;
     loop {
         for heard in watcher.next().await? {
             let Heard::Events(_, events) = heard else {
@@ -285,7 +287,7 @@ async fn until_deleted(
     revision: i64,
     answers: &Answers,
 ) -> Result<(), Ended> {
-    let mut watcher = inside.watch(key, &[], revision);
+    let mut watcher = inside.watch(key, &[], revision).await?;
     loop {
         for heard in watcher.next().await? {
             let Heard::Events(revision, events) = heard else {

@@ -24,6 +24,7 @@ use super::Context;
 use super::kv::KvService;
 use super::lease::LeaseService;
 use super::watch;
+use crate::auth::Caller;
 use crate::errors;
 
 /// Seconds of a lease that is made for a caller who names none.
@@ -131,8 +132,23 @@ impl Inside {
         Ok(answer.map_err(errors::from_inside)?.into_inner().id)
     }
 
-    /// What happens to a key, or to the keys before `range_end`, from a revision on.
-    pub fn watch(&self, key: &[u8], range_end: &[u8], start_revision: i64) -> Watcher {
+    /// What happens to a key, or to the keys before `range_end`, from a revision on. Whether the caller may
+    /// see it is judged once, as for a client's watch.
+    ///
+    /// # Errors
+    /// The refusal, with code Unknown.
+    pub async fn watch(
+        &self,
+        key: &[u8],
+        range_end: &[u8],
+        start_revision: i64,
+    ) -> Result<Watcher, Status> {
+        let caller = Caller::of(&self.request(()));
+        let judged = self.context.may_read(&caller, |state, who| {
+            state.is_range_permitted(who, key, range_end)
+        });
+        // What is seen comes later; there is nothing to hold back now.
+        let _right = judged.await.map_err(errors::from_inside)?;
         let stream = self.context.node.watch_hub().open();
         // refused are empty ranges and negative revisions only, and neither is asked for
         let (_id, _revision) = stream.create(&Create {
@@ -141,7 +157,7 @@ impl Inside {
             start_revision,
             ..Create::default()
         });
-        Watcher { stream }
+        Ok(Watcher { stream })
     }
 
     /// A header with this revision.

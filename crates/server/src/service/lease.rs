@@ -24,14 +24,9 @@ use crate::spans::{SpanContext, number};
 pub struct LeaseService(pub Context);
 
 impl LeaseService {
-    /// An ID that nobody has. Only positive numbers are chosen; a client may choose any other.
+    /// An ID that nobody has.
     pub fn new_id(&self) -> i64 {
-        loop {
-            let id = (self.0.node.next_id() & (u64::MAX >> 1)).cast_signed();
-            if id != 0 {
-                return id;
-            }
-        }
+        chosen_id(|| self.0.node.next_id())
     }
 
     /// Judged on this member, whoever leads: renewals that are forwarded name nobody.
@@ -59,6 +54,16 @@ impl LeaseService {
             Err(error) => return Err(errors::status(&error)),
         };
         Ok(LeaseKeepAliveResponse { header, id, ttl })
+    }
+}
+
+/// An ID for a client that names none: only positive numbers are chosen; a client may choose any other.
+fn chosen_id(mut next: impl FnMut() -> u64) -> i64 {
+    loop {
+        let id = (next() & (u64::MAX >> 1)).cast_signed();
+        if id != 0 {
+            return id;
+        }
     }
 }
 
@@ -201,5 +206,17 @@ impl Lease for LeaseService {
             header: Some(self.0.header_now()),
             leases: leases.into_iter().map(|id| LeaseStatus { id }).collect(),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chosen_id;
+
+    #[test]
+    fn no_chosen_id_is_zero_or_negative() {
+        let mut drawn = [0, 1 << 63, (1 << 63) + 7, 9].into_iter();
+        assert_eq!(chosen_id(|| drawn.next().unwrap_or(1)), 7);
+        assert_eq!(chosen_id(|| drawn.next().unwrap_or(1)), 9);
     }
 }

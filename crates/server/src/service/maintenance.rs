@@ -24,8 +24,8 @@ use crate::errors;
 #[derive(Clone)]
 pub struct MaintenanceService(pub Context);
 
-/// The quota shown when it is unlimited or the default: etcd shows the number in force.
-const QUOTA_DEFAULT_BYTES: i64 = 2 << 30;
+/// The quota shown when there is none: etcd shows the negative number that it was given.
+const NO_QUOTA: i64 = -1;
 
 /// Bytes of the database in one message of a snapshot, as etcd's.
 const SNAPSHOT_CHUNK_BYTES: usize = 32 << 10;
@@ -104,9 +104,7 @@ impl Maintenance for MaintenanceService {
             db_size_quota: node
                 .config()
                 .quota_bytes
-                .map_or(QUOTA_DEFAULT_BYTES, |quota| {
-                    i64::try_from(quota).unwrap_or(i64::MAX)
-                }),
+                .map_or(NO_QUOTA, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
             downgrade_info: Some(DowngradeInfo {
                 enabled: downgrade.enabled,
                 target_version: downgrade.target_version,

@@ -1456,3 +1456,263 @@ async fn a_folder_with_users_left_by_the_original_serves_the_same() {
         .await
         .expect("our user");
 }
+
+/// A simple token with an index that nobody can have been given is refused at once; one that this member only has
+/// not heard of yet is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_from_the_future_is_refused_and_one_from_a_member_ahead_is_not() {
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder()
+        .members(3)
+        .extra_args(&[CHEAP])
+        .start()
+        .await;
+    let leader = cluster.leader().await;
+    let behind = (leader + 1) % 3;
+    switch_on(&cluster.client(leader)).await;
+    let given = token(&cluster.client(leader), "root", "rootpw").await;
+    let given = given.expect("a token");
+    let (letters, index) = given.split_once('.').expect("letters and an index");
+    let index: u64 = index.parse().expect("an index");
+    for ahead in [index + 1_000, u64::MAX] {
+        let begin = Instant::now();
+        let liar = with_token(&cluster, behind, &format!("{letters}.{ahead}"));
+        let answer = put(&liar, "k").await;
+        refused(
+            answer,
+            Code::Unauthenticated,
+            "etcdserver: invalid auth token",
+        );
+        // The original waits as long as the caller does, here twenty seconds.
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
+    // A member that slept while the token was given out learns of it first.
+    cluster.member(behind).stop_signal();
+    let root = with_token(&cluster, leader, &given);
+    for _ in 0..100 {
+        put(&root, "k").await.expect("a write");
+    }
+    let fresh = token(&cluster.client(leader), "root", "rootpw").await;
+    let fresh = fresh.expect("a token");
+    let early = with_token(&cluster, behind, &fresh);
+    let waiting = tokio::spawn(async move { put(&early, "k").await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    cluster.member(behind).cont();
+    waiting.await.expect("no panic").expect("a good token");
+}
+
+/// CL-02: URLs are looked at before the caller is.
+async fn urls_before_callers(kind: Kind) {
+    let cluster = Cluster::builder()
+        .kinds(&[kind])
+        .extra_args(&[CHEAP])
+        .start()
+        .await;
+    let client = cluster.client(0);
+    switch_on(&client).await;
+    let add = async |urls: &[&str]| {
+        let request = pb::MemberAddRequest {
+            peer_urls: urls.iter().map(|url| (*url).to_owned()).collect(),
+            is_learner: true,
+        };
+        client.cluster().member_add(request).await
+    };
+    let bad = "etcdserver: given member URLs are invalid";
+    refused(add(&[]).await, Code::InvalidArgument, bad);
+    refused(add(&["127.0.0.1:1"]).await, Code::InvalidArgument, bad);
+    let status = add(&["http://127.0.0.1:1"])
+        .await
+        .expect_err("nobody calls");
+    assert!(
+        status.message().contains("user name is empty"),
+        "{kind:?}: {status:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_urls_of_a_member_are_told_to_anybody() {
+    let _turn = beside_others().await;
+    urls_before_callers(Ferrite).await;
+    if oracle().is_some() {
+        urls_before_callers(Etcd351).await;
+    }
+}
+
+/// Who waits for a lock, or observes an election, sees no more than its own roles permit, however it asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_and_elections_show_nobody_what_he_may_not_read() {
+    use ferrite_proto::{v3electionpb as election, v3lockpb as lock};
+
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder().extra_args(&[CHEAP]).start().await;
+    let client = cluster.client(0);
+    add_role(&client, "own").await.expect("a role");
+    permit(&client, "own", Type::Readwrite, "own/", "own0")
+        .await
+        .expect("a permission");
+    add_role(&client, "half").await.expect("a role");
+    permit(&client, "half", Type::Write, "secret/", "secret0")
+        .await
+        .expect("a permission");
+    add_user(&client, "u", "pw").await.expect("a user");
+    grant_role(&client, "u", "own")
+        .await
+        .expect("a role for it");
+    grant_role(&client, "u", "half")
+        .await
+        .expect("a role for it");
+    switch_on(&client).await;
+    let root = login(&cluster, 0, "root", "rootpw").await;
+    let user = login(&cluster, 0, "u", "pw").await;
+    grant_lease(&root, 1, 600).await.expect("a lease");
+    grant_lease(&user, 2, 600).await.expect("a lease");
+    let request = |name: &str, lease| lock::LockRequest {
+        name: name.to_owned().into(),
+        lease,
+    };
+    let take = async |client: &Client, name: &str, lease| {
+        let mut locks = client.lock();
+        let call = locks.lock(request(name, lease));
+        tokio::time::timeout(PATIENCE, call)
+            .await
+            .expect("in time")
+            .map(Response::into_inner)
+    };
+    let denied = |status: Status| {
+        assert_eq!(
+            status.message(),
+            "etcdserver: permission denied",
+            "{status:?}"
+        );
+    };
+    let held = take(&root, "secret", 1).await.expect("root's lock");
+    // It may write there, and so contend; to wait it would have to read.
+    denied(take(&user, "secret", 2).await.expect_err("not to be read"));
+    let observe = async |client: &Client, name: &str| {
+        let request = election::LeaderRequest {
+            name: name.to_owned().into(),
+        };
+        let mut stream = client.election().observe(request).await?.into_inner();
+        let next = tokio::time::timeout(Duration::from_secs(2), stream.message()).await;
+        Ok::<_, Status>(next.ok())
+    };
+    // A stream that ends, or a refusal; never somebody else's proclamation.
+    match observe(&user, "secret").await {
+        Ok(Some(Ok(Some(seen)))) => panic!("{seen:?}"),
+        Ok(Some(_) | None) => {}
+        Err(status) => denied(status),
+    }
+    let seen = observe(&root, "secret").await.expect("a stream");
+    assert!(matches!(seen, Some(Ok(Some(_)))), "root sees it: {seen:?}");
+    let unlock = lock::UnlockRequest { key: held.key };
+    root.lock().unlock(unlock).await.expect("unlocked");
+
+    // A right that goes while somebody waits is gone when its turn comes.
+    let mine = take(&root, "own", 1).await.expect("root's lock");
+    let waiting = {
+        let user = user.clone();
+        tokio::spawn(async move { user.lock().lock(request("own", 2)).await })
+    };
+    eventually("it contends", PATIENCE, async || {
+        (count(&root, "own/", "own0").await.ok()? == 2).then_some(())
+    })
+    .await;
+    revoke_role(&root, "u", "own").await.expect("a role less");
+    let unlock = lock::UnlockRequest { key: mine.key };
+    root.lock().unlock(unlock).await.expect("unlocked");
+    let outcome = tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("in time");
+    let status = outcome
+        .expect("no panic")
+        .expect_err("it may not read any more");
+    let told = ["permission denied", "old revision", "invalid auth token"];
+    assert!(
+        told.iter().any(|words| status.message().contains(words)),
+        "{status:?}"
+    );
+}
+
+/// KB-03: authentication goes on and off, and users and roles change, while others write; members apply all of
+/// it alike, also one that was killed in between.
+async fn switched_under_load(kinds: [Kind; 3], kills: bool) {
+    let cluster = Cluster::builder()
+        .kinds(&kinds)
+        .extra_args(&[CHEAP])
+        .start()
+        .await;
+    cluster.leader().await;
+    let first = cluster.client(0);
+    add_user(&first, "root", "rootpw").await.expect("root");
+    grant_role(&first, "root", "root").await.expect("its role");
+    let load = ferrite_testkit::Workload::new()
+        .writers(4)
+        .others(1)
+        .start(&cluster);
+    load.wait_for(20).await;
+    let long = |member: usize| {
+        let mut config = Config::new([cluster.member(member).endpoint()]);
+        config.call_timeout = Some(PATIENCE);
+        Client::new(config).expect("a loopback endpoint")
+    };
+    for round in 0..6 {
+        let on = long(round % 3);
+        enable(&on).await.expect("on");
+        let root = token(&long((round + 1) % 3), "root", "rootpw")
+            .await
+            .expect("a token");
+        let root = with_token(&cluster, (round + 1) % 3, &root);
+        for n in 0..3 {
+            put(&root, "by-root").await.expect("root may");
+            let user = format!("u{round}-{n}");
+            add_user(&root, &user, "pw").await.expect("a user");
+            grant_role(&root, &user, "root")
+                .await
+                .expect("a role for it");
+        }
+        if kills && round == 2 {
+            cluster.member(round).kill9();
+            cluster.member(round).start();
+            cluster.member(round).ready(PATIENCE).await;
+        }
+        disable(&root).await.expect("off");
+        load.wait_for(20).await;
+    }
+    let history = load.stop().await;
+    history.check(&cluster).await;
+    let mut revisions = Vec::new();
+    for member in 0..3 {
+        revisions.push(revision(&cluster.client(member)).await);
+    }
+    assert!(
+        revisions.windows(2).all(|two| two[0] == two[1]),
+        "{revisions:?}"
+    );
+    for member in cluster.members() {
+        member.terminate().await;
+    }
+    let first = buckets(cluster.member(0).data_dir());
+    assert!(first.len() > 18);
+    for member in &cluster.members()[1..] {
+        assert_eq!(buckets(member.data_dir()), first, "{:?}", member.kind());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authentication_switched_under_load_leaves_no_two_members_apart() {
+    let _turn = beside_others().await;
+    switched_under_load([Ferrite; 3], true).await;
+}
+
+/// Without a kill: 3.5.1 itself loses what it then has not written (KB-01).
+#[tokio::test(flavor = "multi_thread")]
+async fn authentication_switched_under_load_leaves_members_of_both_kinds_alike() {
+    let _turn = beside_others().await;
+    if oracle().is_some() {
+        switched_under_load([Etcd351, Ferrite, Etcd351], false).await;
+    }
+}

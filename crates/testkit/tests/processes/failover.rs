@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use ferrite_testkit::{Cluster, PATIENCE, Workload, accepted, pb};
+use ferrite_testkit::{Cluster, PATIENCE, Workload, accepted, eventually, pb};
 use tokio::task::JoinSet;
 
 use crate::{alone, put};
@@ -194,6 +194,15 @@ async fn force_new_cluster_keeps_what_was_acknowledged() {
     for n in 0..20 {
         put(&client, &format!("k{n}"), "v").await;
     }
+    let own = |header: Option<pb::ResponseHeader>| {
+        let header = header.expect("a header");
+        (header.cluster_id, header.member_id)
+    };
+    let before = client
+        .cluster()
+        .member_list(pb::MemberListRequest::default())
+        .await;
+    let before = own(before.expect("a member list").into_inner().header);
     for index in 0..3 {
         cluster.member(index).kill9();
     }
@@ -210,7 +219,67 @@ async fn force_new_cluster_keeps_what_was_acknowledged() {
     }
     let request = pb::MemberListRequest { linearizable: true };
     let members = client.cluster().member_list(request).await;
-    let members = members.expect("a member list").into_inner().members;
+    let members = members.expect("a member list").into_inner();
+    assert_eq!(own(members.header), before, "BG-05: IDs are kept");
+    let members = members.members;
     assert_eq!(members.len(), 1, "{members:?}");
+    assert_eq!(members[0].id, before.1);
     put(&client, "after", "v").await;
+}
+
+/// BG-04: a single member does not wait for its election time-out, and several wait for most of it only if told to.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_election_comes_sooner_unless_told_otherwise() {
+    let _turn = alone().await;
+    let forward = "started as single-node; fast-forwarding election ticks";
+    let single = Cluster::builder()
+        .extra_args(&["--initial-election-tick-advance=false"])
+        .start()
+        .await;
+    assert!(single.member(0).log_contains(forward));
+    drop(single);
+
+    let soon = Cluster::builder().members(3).election_ms(20_000).build();
+    for member in soon.members() {
+        member.start();
+    }
+    let forward = "initialized peer connections; fast-forwarding election ticks";
+    for member in soon.members() {
+        let what = format!(
+            "member {} has gone forward, or had a leader before",
+            member.index()
+        );
+        eventually(&what, PATIENCE, async || {
+            let log = member.log();
+            (log.contains(forward) || log.contains("elected leader")).then_some(())
+        })
+        .await;
+    }
+    assert!(
+        soon.members()
+            .iter()
+            .any(|member| member.log_contains(forward))
+    );
+    drop(soon);
+
+    let later = Cluster::builder()
+        .members(3)
+        .election_ms(4_000)
+        .extra_args(&["--initial-election-tick-advance=false"])
+        .build();
+    let begin = Instant::now();
+    later.start_all().await;
+    later.leader().await;
+    assert!(
+        begin.elapsed() >= Duration::from_secs(4),
+        "{:?}",
+        begin.elapsed()
+    );
+    let skipped = "skipping initial election tick advance";
+    assert!(
+        later
+            .members()
+            .iter()
+            .any(|member| member.log_contains(skipped))
+    );
 }

@@ -8,7 +8,7 @@ use pb::request_op::Request as Op;
 use pb::watch_request::RequestUnion;
 use tonic::{Code, Streaming};
 
-use crate::{beside_others, put};
+use crate::{beside_others, get, put};
 
 /// Opens a watch over a range of keys from a revision; what it answers first, and what follows.
 async fn watch(
@@ -169,4 +169,84 @@ async fn kb23_no_key_stays_on_a_lease_that_is_gone() {
     };
     let left = client.kv().range(left).await.unwrap().into_inner().kvs;
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// A write that counts only while the lock's key is the one it was taken with.
+async fn fenced(client: &Client, key: &bytes::Bytes, created: i64, value: &str) -> bool {
+    let held = pb::Compare {
+        result: pb::compare::CompareResult::Equal as i32,
+        target: pb::compare::CompareTarget::Create as i32,
+        key: key.clone(),
+        target_union: Some(pb::compare::TargetUnion::CreateRevision(created)),
+        ..Default::default()
+    };
+    let write = Op::RequestPut(pb::PutRequest {
+        key: "account".into(),
+        value: value.to_owned().into(),
+        ..Default::default()
+    });
+    let request = pb::TxnRequest {
+        compare: Vec::from([held]),
+        success: Vec::from([pb::RequestOp {
+            request: Some(write),
+        }]),
+        ..Default::default()
+    };
+    let answer = client.kv().txn(request).await.expect("a transaction");
+    answer.into_inner().succeeded
+}
+
+/// KB-19: whoever sleeps past its lease still believes that it holds the lock. The lock does not stop it; a
+/// transaction that asks for the lock's key does. docs/locks.md tells it to users.
+#[tokio::test(flavor = "multi_thread")]
+async fn kb19_a_transaction_that_asks_for_the_locks_key_is_fenced() {
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.client(0);
+    let lock = async |lease: i64| {
+        let request = ferrite_proto::v3lockpb::LockRequest {
+            name: "accounts".into(),
+            lease,
+        };
+        let locked = tokio::time::timeout(PATIENCE, client.lock().lock(request)).await;
+        let locked = locked.expect("in time").expect("the lock").into_inner();
+        let request = pb::RangeRequest {
+            key: locked.key.clone(),
+            ..Default::default()
+        };
+        let found = client
+            .kv()
+            .range(request)
+            .await
+            .expect("its key")
+            .into_inner();
+        (locked.key, found.kvs[0].create_revision)
+    };
+    for (id, ttl) in [(1, 2), (2, 600)] {
+        let grant = pb::LeaseGrantRequest { id, ttl };
+        client.lease().lease_grant(grant).await.expect("a lease");
+    }
+    let (first, first_created) = lock(1).await;
+    assert!(fenced(&client, &first, first_created, "first").await);
+    // The first holder sleeps: its lease ends, and the second one takes the lock meanwhile.
+    let (second, second_created) = lock(2).await;
+    assert_ne!(first, second);
+    assert!(
+        second_created > first_created,
+        "the token of the fence rises"
+    );
+    assert!(fenced(&client, &second, second_created, "second").await);
+    assert!(!fenced(&client, &first, first_created, "late").await);
+    assert_eq!(get(&client, "account").await.as_deref(), Some("second"));
+    // Nor does the same key count that is another one's by now: only the revision tells them apart.
+    let grant = pb::LeaseGrantRequest { id: 1, ttl: 600 };
+    client.lease().lease_grant(grant).await.expect("a lease");
+    let request = ferrite_proto::v3lockpb::UnlockRequest { key: second };
+    client.lock().unlock(request).await.expect("unlocked");
+    let (again, again_created) = lock(1).await;
+    assert_eq!(again, first);
+    assert!(!fenced(&client, &first, first_created, "later").await);
+    assert!(fenced(&client, &again, again_created, "third").await);
+    // Without a fence anything is written.
+    put(&client, "account", "by anybody").await;
 }

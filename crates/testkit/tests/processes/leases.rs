@@ -631,3 +631,83 @@ async fn our_etcdctl_says_of_leases_what_the_originals_says() {
         "{short}"
     );
 }
+
+/// Renews every lease in one stream, as fast as it goes.
+async fn renew_all(client: &Client, ids: std::ops::RangeInclusive<i64>) {
+    let count = ids.clone().count();
+    let requests = tokio_stream::iter(ids.map(|id| pb::LeaseKeepAliveRequest { id }));
+    let answers = client.lease().lease_keep_alive(requests).await;
+    let mut answers = answers.expect("a stream").into_inner();
+    for _ in 0..count {
+        let answer = answers.next().await.expect("an answer to every request");
+        assert!(answer.expect("a renewal").ttl > 0);
+    }
+}
+
+/// LE-08, LE-03: fifteen hundred leases end together. No more than five hundred go in one pass; who renews one of
+/// those that are over and still there is answered when it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_revokes_five_hundred_and_what_is_over_is_not_renewed() {
+    let _turn = alone().await;
+    const COUNT: i64 = 1_500;
+    let cluster = Cluster::builder().start().await;
+    let client = cluster.client(0);
+    let mut granting = tokio::task::JoinSet::new();
+    for lane in 0..30 {
+        let client = client.clone();
+        granting.spawn(async move {
+            for n in 0..COUNT / 30 {
+                let id = 1 + lane * (COUNT / 30) + n;
+                grant(&client, id, 6).await;
+                put_on(&client, id, &format!("k{id}")).await;
+                // The first ones must not end while the last are still to come.
+                if n % 10 == 0 {
+                    renew_all(&client, id - n..=id).await;
+                }
+            }
+        });
+    }
+    while let Some(done) = granting.join_next().await {
+        done.unwrap();
+    }
+    renew_all(&client, 1..=COUNT).await;
+    let mut samples = Vec::new();
+    let mut asked = None;
+    loop {
+        let left = ids(&client).await;
+        samples.push((Instant::now(), left.len()));
+        if left.is_empty() {
+            break;
+        }
+        // All are over by now, and these are not the next ones.
+        if asked.is_none() && left.len() + 100 < COUNT as usize {
+            let last: Vec<i64> = left.iter().rev().take(5).copied().collect();
+            let client = client.clone();
+            asked = Some(tokio::spawn(async move {
+                let mut longest = Duration::ZERO;
+                for id in last {
+                    let begin = Instant::now();
+                    assert_eq!(renew(&client, id).await.expect("an answer"), 0);
+                    longest = longest.max(begin.elapsed());
+                    assert_eq!(get(&client, &format!("k{id}")).await, None, "k{id}");
+                }
+                longest
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Three passes at least, which begin half a second apart; the first one had begun at most a moment before
+    // the last look that found all of them.
+    let full = samples.iter().rfind(|(_, left)| *left == COUNT as usize);
+    let (full, end) = (
+        full.expect("all were there").0,
+        samples[samples.len() - 1].0,
+    );
+    assert!(end - full >= Duration::from_millis(800), "{:?}", end - full);
+    let longest = asked.expect("some were left after the first pass").await;
+    let longest = longest.expect("renewals of what is over");
+    assert!(
+        longest > Duration::from_millis(100),
+        "nobody waited: {longest:?}"
+    );
+}

@@ -735,3 +735,259 @@ async fn both_kinds_accuse_each_other_of_what_differs() {
         assert_eq!(raised, [(named, pb::AlarmType::Corrupt)]);
     }
 }
+
+/// MN-06: the messages of a snapshot, and the database they make together.
+async fn snapshot_of(kind: Kind) {
+    let cluster = Cluster::builder().kinds(&[kind]).start().await;
+    let client = cluster.client(0);
+    if kind == Kind::Ferrite {
+        version_becomes(cluster.member(0), "3.7.0", "3.7.0").await;
+    }
+    for n in 0..20 {
+        put(&client, &format!("k{n}"), &"x".repeat(10_000)).await;
+    }
+    let stream = client.maintenance().snapshot(pb::SnapshotRequest {}).await;
+    let mut stream = stream.expect("a snapshot").into_inner();
+    let mut messages = Vec::new();
+    while let Some(message) = stream.next().await {
+        messages.push(message.expect("a message"));
+    }
+    let digest = messages.pop().expect("the digest comes last");
+    assert_eq!(
+        (digest.blob.len(), digest.remaining_bytes),
+        (32, 0),
+        "{kind:?}"
+    );
+    let mut whole = Vec::new();
+    let size: usize = messages.iter().map(|message| message.blob.len()).sum();
+    for message in &messages {
+        assert!(message.blob.len() <= 32 << 10, "{kind:?}");
+        whole.extend_from_slice(&message.blob);
+        assert_eq!(
+            message.remaining_bytes,
+            (size - whole.len()) as u64,
+            "{kind:?}"
+        );
+    }
+    for message in messages.iter().chain([&digest]) {
+        if kind == Kind::Ferrite {
+            assert_eq!(message.version, "3.7.0");
+        }
+    }
+    // With its digest it is what `etcdutl` restores, and checks.
+    let file = cluster.scratch().join("snapshot.db");
+    let restored = |file: &std::path::Path, to: &str| {
+        let to = format!("--data-dir={}", cluster.scratch().join(to).display());
+        let file = file.to_str().expect("a name");
+        run(
+            &our_program("etcdutl"),
+            &["snapshot", "restore", file, &to],
+            PATIENCE,
+        )
+    };
+    let bytes = [&whole[..], &digest.blob].concat();
+    std::fs::write(&file, &bytes).expect("a file");
+    let outcome = restored(&file, "whole");
+    assert_eq!(outcome.code(), Some(0), "{kind:?}: {}", outcome.text());
+    let mut altered = bytes;
+    altered[whole.len() / 2] ^= 1;
+    std::fs::write(&file, &altered).expect("a file");
+    let outcome = restored(&file, "altered");
+    assert!(
+        outcome.text().contains("sha256"),
+        "{kind:?}: {}",
+        outcome.text()
+    );
+    assert_ne!(outcome.code(), Some(0), "{kind:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_comes_in_pieces_that_count_down_and_ends_with_its_digest() {
+    let _turn = beside_others().await;
+    snapshot_of(Kind::Ferrite).await;
+    if oracle().is_some() {
+        snapshot_of(Kind::Etcd351).await;
+    }
+}
+
+/// The CRC-32C of every bucket, as MN-04 has it, of a database that nobody has open.
+fn hash_of_file(member: &Member) -> u32 {
+    use std::ops::ControlFlow;
+
+    let options = ferrite_bolt::Options {
+        read_only: true,
+        ..ferrite_bolt::Options::default()
+    };
+    let file = member.data_dir().join("member/snap/db");
+    let database = ferrite_bolt::Db::open(&file, options).expect("a database");
+    let tx = database.begin_read().expect("a reader");
+    let mut crc = 0;
+    for name in tx.buckets().expect("buckets") {
+        crc = crc32c::crc32c_append(crc, &name);
+        let bucket = tx.bucket(&name).expect("a page").expect("a bucket");
+        let own: &[&[u8]] = match &name[..] {
+            b"meta" => &[b"consistent_index", b"term", b"storageVersion"],
+            _ => &[],
+        };
+        bucket
+            .scan(&[], None, &mut |key, value| {
+                if !own.contains(&key) {
+                    crc = crc32c::crc32c_append(crc, key);
+                    crc = crc32c::crc32c_append(crc, value);
+                }
+                ControlFlow::Continue(())
+            })
+            .expect("pages");
+    }
+    crc
+}
+
+/// MN-04: the hash is that of what is on the disk, with the original as with ours, and ours tell the same. (3.5.1
+/// keeps members as they were when they were added, without where clients reach them.)
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hash_is_that_of_the_file() {
+    let _turn = beside_others().await;
+    let kinds = match oracle() {
+        Some(_) => [Kind::Ferrite, Kind::Etcd351, Kind::Ferrite],
+        None => [Kind::Ferrite; 3],
+    };
+    let cluster = Cluster::builder().kinds(&kinds).start().await;
+    let client = cluster.client(0);
+    for n in 0..50 {
+        put(&client, &format!("k{}", n % 20), "v").await;
+    }
+    let lease = pb::LeaseGrantRequest { id: 7, ttl: 600 };
+    client.lease().lease_grant(lease).await.expect("a lease");
+    let alike = async || {
+        eventually("ours tell the same", PATIENCE, async || {
+            let mut hashes = Vec::new();
+            for index in 0..3 {
+                let request = pb::HashRequest {};
+                let hash = cluster.client(index).maintenance().hash(request).await;
+                hashes.push(hash.ok()?.into_inner().hash);
+            }
+            (hashes[0] == hashes[2]).then_some(hashes)
+        })
+        .await
+    };
+    // The cluster's version is in it, and comes late.
+    eventually("the version is decided", PATIENCE, async || {
+        let version = over_http(&format!("{}/version", cluster.member(0).endpoint()));
+        (!version.contains("3.0.0") && !version.contains("not_decided")).then_some(())
+    })
+    .await;
+    let before = alike().await;
+    put(&client, "k", "another").await;
+    cluster.wait_healthy().await;
+    let after = alike().await;
+    assert!(
+        before
+            .iter()
+            .zip(&after)
+            .all(|(before, after)| before != after)
+    );
+    for (member, hash) in cluster.members().iter().zip(after) {
+        member.terminate().await;
+        assert_eq!(hash_of_file(member), hash, "{:?}", member.kind());
+    }
+}
+
+/// MN-07: who cannot lead is refused; who can leads when the answer comes; who does not answer is waited for
+/// as long as the caller wishes.
+async fn leadership_moves(kind: Kind) {
+    let cluster = Cluster::builder().kinds(&[kind; 3]).start().await;
+    let leader = cluster.leader().await;
+    let client = cluster.client(leader);
+    let peer_urls = Vec::from(["http://127.0.0.1:1".to_owned()]);
+    let request = pb::MemberAddRequest {
+        peer_urls,
+        is_learner: true,
+    };
+    let added = eventually("a learner may come", PATIENCE, async || {
+        client.cluster().member_add(request.clone()).await.ok()
+    })
+    .await;
+    let learner = added.into_inner().member.expect("a member").id;
+    for target_id in [learner, 404] {
+        let request = pb::MoveLeaderRequest { target_id };
+        let refused = client.maintenance().move_leader(request).await;
+        assert_eq!(
+            refused.expect_err("it cannot lead").message(),
+            "etcdserver: bad leader transferee",
+            "{kind:?}"
+        );
+    }
+    let next = (leader + 1) % 3;
+    // Who has a membership change left to apply does not stand for election.
+    let follower = cluster.client(next);
+    let list = pb::MemberListRequest {
+        linearizable: false,
+    };
+    eventually("the next leader knows the learner", PATIENCE, async || {
+        let members = follower.cluster().member_list(list).await.ok()?;
+        (members.into_inner().members.len() == 4).then_some(())
+    })
+    .await;
+    let id = status(&cluster.client(next))
+        .await
+        .header
+        .expect("a header")
+        .member_id;
+    let request = pb::MoveLeaderRequest { target_id: id };
+    let moved = client.maintenance().move_leader(request).await;
+    moved.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+    assert_eq!(status(&client).await.leader, id, "{kind:?}");
+
+    // A member that stands still neither leads nor says that it will not.
+    let still = (leader + 2) % 3;
+    let target_id = status(&cluster.client(still))
+        .await
+        .header
+        .expect("a header")
+        .member_id;
+    cluster.member(still).stop_signal();
+    let mut patient = ferrite_client::Config::new([cluster.member(next).endpoint()]);
+    patient.call_timeout = Some(Duration::from_secs(9));
+    let patient = Client::new(patient).expect("a loopback endpoint");
+    let begin = std::time::Instant::now();
+    let request = pb::MoveLeaderRequest { target_id };
+    let late = patient.maintenance().move_leader(request).await;
+    assert!(late.is_err(), "{kind:?}");
+    assert!(
+        begin.elapsed() >= Duration::from_millis(8_900),
+        "{kind:?}: {:?}",
+        begin.elapsed()
+    );
+    cluster.member(still).cont();
+    cluster.wait_healthy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_goes_to_voters_only_and_is_there_when_the_answer_comes() {
+    let _turn = beside_others().await;
+    match oracle() {
+        Some(_) => drop(tokio::join!(
+            leadership_moves(Kind::Ferrite),
+            leadership_moves(Kind::Etcd351)
+        )),
+        None => leadership_moves(Kind::Ferrite).await,
+    }
+}
+
+/// MN-01, KV-29: the quota in force is told: as given, or that there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_tells_the_quota() {
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder().build();
+    let member = cluster.member(0);
+    for (given, told) in [("0", 2 << 30), ("12345678", 12_345_678), ("-1", -1)] {
+        member.start_with(&[format!("--quota-backend-bytes={given}")]);
+        member.ready(PATIENCE).await;
+        assert_eq!(
+            status(&cluster.client(0)).await.db_size_quota,
+            told,
+            "{given}"
+        );
+        member.terminate().await;
+    }
+}
