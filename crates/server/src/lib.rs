@@ -4,6 +4,7 @@ pub mod auth;
 pub mod config;
 pub mod config_file;
 pub mod conn;
+pub mod discovery;
 pub mod errors;
 pub mod features;
 pub mod flags;

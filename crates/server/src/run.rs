@@ -17,7 +17,7 @@ use crate::listen::{ClientPort, Speech, client_ports};
 use crate::serve::{ClientServer, ServeError, peer_body};
 use crate::service::{Context, Serving};
 use crate::spans::Tracer;
-use crate::{http, log, system, tls};
+use crate::{discovery, http, log, system, tls};
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub enum RunError {
         /// Why.
         error: ferrite_tls::TlsError,
     },
+    /// The members did not meet.
+    #[error("failed to join discovery cluster ({0})")]
+    Discovery(#[from] discovery::DiscoveryError),
     /// The member cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -226,7 +229,20 @@ async fn prepare(
         )
         .into());
     }
-    let node_config = node_config.clone();
+    let mut node_config = node_config.clone();
+    match &config.discovery {
+        Some(meeting) if initialized => tracing::warn!(
+            "discovery-token" = meeting.token,
+            "discovery-endpoints" = ?meeting.endpoints,
+            "discovery token is ignored since cluster already initialized; valid logs are found"
+        ),
+        Some(meeting) if node_config.new_cluster => {
+            tracing::info!("Bootstrapping cluster using v3 discovery.");
+            node_config.initial_cluster =
+                discovery::join(meeting, &node_config.initial_cluster).await?;
+        }
+        Some(_) | None => {}
+    }
     let (sender, receiver) = oneshot::channel();
     std::thread::Builder::new()
         .name("recover".into())

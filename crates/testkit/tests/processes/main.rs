@@ -6,6 +6,7 @@ mod bad_input;
 mod big_numbers;
 mod configuration;
 mod crash;
+mod discovery;
 mod errors;
 mod failover;
 mod known_bugs;
