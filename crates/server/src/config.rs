@@ -12,6 +12,7 @@ use ferrite_peer::Dialer;
 
 use crate::auth::{Gate, Tokens};
 use crate::config_file::in_go;
+use crate::discovery;
 use crate::features::{Feature, Features};
 use crate::flags::{Url, Values, parse_duration};
 use crate::listen;
@@ -74,6 +75,8 @@ pub struct Config {
     pub features: Features,
     /// Things worth a line in the log.
     pub warnings: Vec<String>,
+    /// Where members meet that do not know each other.
+    pub discovery: Option<discovery::Settings>,
     /// All memory is to stay in RAM.
     pub lock_memory: bool,
     /// Spans of requests, if they are wanted.
@@ -301,7 +304,8 @@ pub fn read(values: &Values) -> Result<Config, String> {
     };
     let features = values.features("feature-gates");
     check_features(values, &features, &mut warnings)?;
-    let initial_cluster = if values.is_set("initial-cluster") {
+    let discovery = discovery::Settings::read(values)?;
+    let initial_cluster = if values.is_set("initial-cluster") && discovery.is_none() {
         values.text("initial-cluster").to_owned()
     } else {
         // The default names this member, whatever it is called and advertised as.
@@ -345,7 +349,10 @@ pub fn read(values: &Values) -> Result<Config, String> {
         client_urls: client_urls.iter().map(Url::to_string).collect(),
         peer_urls: peer_urls.iter().map(Url::to_string).collect(),
         initial_cluster,
-        initial_cluster_token: values.text("initial-cluster-token").to_owned(),
+        initial_cluster_token: match &discovery {
+            Some(discovery) => discovery.token.clone(),
+            None => values.text("initial-cluster-token").to_owned(),
+        },
         new_cluster: state != "existing",
         tick: Duration::from_millis(tick_ms),
         election_ticks: usize::try_from(election_ms / tick_ms).unwrap_or(usize::MAX),
@@ -391,6 +398,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         tls,
         features,
         warnings,
+        discovery,
         lock_memory: values.bool("memory-mlock"),
         tracing: spans::Settings::read(values)?,
         values: values.clone(),
@@ -768,6 +776,25 @@ mod tests {
         assert_eq!(
             refused(&["--discovery-fallback", "proxy"]),
             "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""
+        );
+        let conflict = "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"";
+        assert_eq!(
+            refused(&[
+                "--initial-cluster=default=http://localhost:2380",
+                "--discovery-endpoints=a:1",
+                "--discovery-token=t"
+            ]),
+            conflict
+        );
+        for one in ["--discovery-endpoints=a:1", "--discovery-token=t"] {
+            assert_eq!(
+                refused(&[one]),
+                "both --discovery-token and --discovery-endpoints must be set"
+            );
+        }
+        assert_eq!(
+            refused(&["--discovery-endpoints=a:1, ", "--discovery-token=t"]),
+            "--discovery-endpoints must not contain empty endpoints"
         );
         let traced = |rate| {
             refused(&[

@@ -7,6 +7,7 @@ pub mod conn;
 pub mod deadline;
 pub mod debug;
 mod delegate;
+pub mod discovery;
 pub mod door;
 pub mod errors;
 pub mod features;

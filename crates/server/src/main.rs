@@ -81,6 +81,7 @@ fn main() -> ExitCode {
             log::flush();
             end_by_signal(number)
         }
+        Err(error @ RunError::Discovery(_)) => did_not_meet(&config, &error),
         Err(error) => failed(&error),
     }
 }
@@ -111,6 +112,21 @@ fn refused(text: &str) -> ExitCode {
     if text == config::UNSET_ADVERTISE_CLIENT_URLS {
         tracing::warn!(error = text, "advertise client URLs are not set");
     }
+    log::flush();
+    ExitCode::FAILURE
+}
+
+/// Nothing is on disk, and what is registered elsewhere may stand in the way of another attempt.
+fn did_not_meet(config: &config::Config, error: &RunError) -> ExitCode {
+    if let Some(meeting) = &config.discovery {
+        tracing::warn!(
+            "discovery-token" = meeting.token,
+            "discovery-endpoints" = ?meeting.endpoints,
+            error = %error,
+            "failed to bootstrap; discovery token was already used"
+        );
+    }
+    tracing::warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
     log::flush();
     ExitCode::FAILURE
 }

@@ -4,12 +4,11 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrite_node::compactor::Retention;
 use ferrite_node::config::ETCD_VERSION;
 use ferrite_node::{
     Node, OnFatal, StartError, compactor, corruption, hex, recover, tasks, versions,
 };
-use ferrite_peer::{Acceptor, go_duration};
+use ferrite_peer::Acceptor;
 use ferrite_tls::TlsInfo;
 use tokio::sync::{Notify, oneshot};
 
@@ -23,7 +22,7 @@ use crate::service::leader::LeaderLost;
 use crate::service::{Context, Serving};
 use crate::signals::{self, Signals, Subjects};
 use crate::spans::Tracer;
-use crate::{http, log, notify, system, tls};
+use crate::{discovery, http, log, notify, system, tls};
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +47,9 @@ pub enum RunError {
         /// Why.
         error: ferrite_tls::TlsError,
     },
+    /// The members did not meet.
+    #[error("failed to join discovery cluster ({0})")]
+    Discovery(#[from] discovery::DiscoveryError),
     /// The member cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -249,7 +251,20 @@ async fn prepare(
         )
         .into());
     }
-    let node_config = node_config.clone();
+    let mut node_config = node_config.clone();
+    match &config.discovery {
+        Some(meeting) if initialized => tracing::warn!(
+            "discovery-token" = meeting.token,
+            "discovery-endpoints" = ?meeting.endpoints,
+            "discovery token is ignored since cluster already initialized; valid logs are found"
+        ),
+        Some(meeting) if node_config.new_cluster => {
+            tracing::info!("Bootstrapping cluster using v3 discovery.");
+            node_config.initial_cluster =
+                discovery::join(meeting, &node_config.initial_cluster).await?;
+        }
+        Some(_) | None => {}
+    }
     let (sender, receiver) = oneshot::channel();
     std::thread::Builder::new()
         .name("recover".into())

@@ -7,6 +7,7 @@ mod big_numbers;
 mod compaction;
 mod configuration;
 mod crash;
+mod discovery;
 mod errors;
 mod failover;
 mod floods;
