@@ -6,6 +6,7 @@ mod bad_input;
 mod big_numbers;
 mod crash;
 mod errors;
+mod every_kind;
 mod failover;
 mod known_bugs;
 mod leases;
