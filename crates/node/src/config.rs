@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ferrite_membership::Version;
 use ferrite_peer::Dialer;
 
 use crate::engine::DatabaseOptions;
@@ -97,6 +98,8 @@ pub struct Upkeep {
     pub fast_lease_renewal: bool,
     /// Under overload, still take requests that make room.
     pub priority_requests: bool,
+    /// The version that the cluster is not to rise above, so that older programs can come back.
+    pub hold_cluster_version: Option<Version>,
 }
 
 impl Default for Upkeep {
@@ -111,6 +114,7 @@ impl Default for Upkeep {
             lease_checkpoint_persist: false,
             fast_lease_renewal: true,
             priority_requests: false,
+            hold_cluster_version: None,
         }
     }
 }

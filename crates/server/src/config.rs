@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrite_auth::password;
-use ferrite_node::{Config as NodeConfig, Upkeep};
+use ferrite_node::{Config as NodeConfig, Upkeep, versions};
 use ferrite_peer::Dialer;
 
 use crate::auth::{Gate, Tokens};
@@ -279,7 +279,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         token_ttl: Duration::from_secs(or("auth-token-ttl", TOKEN_TTL_SECONDS)),
         warn_apply: values.duration("warning-apply-duration"),
         dialer: Dialer::default(),
-        upkeep: upkeep(values, &features),
+        upkeep: upkeep(values, &features)?,
         name,
     };
     Ok(Config {
@@ -335,8 +335,13 @@ fn check_features(
     Ok(())
 }
 
-fn upkeep(values: &Values, features: &Features) -> Upkeep {
-    Upkeep {
+fn upkeep(values: &Values, features: &Features) -> Result<Upkeep, String> {
+    let held = values.text("hold-cluster-version");
+    Ok(Upkeep {
+        hold_cluster_version: match held {
+            "" => None,
+            held => Some(versions::parse_held(held)?),
+        },
         initial_corrupt_check: features.enabled(Feature::InitialCorruptCheck),
         corrupt_check_time: values.duration("corrupt-check-time"),
         compact_hash_check_time: features
@@ -352,7 +357,7 @@ fn upkeep(values: &Values, features: &Features) -> Upkeep {
         lease_checkpoint_persist: features.enabled(Feature::LeaseCheckpointPersist),
         fast_lease_renewal: features.enabled(Feature::FastLeaseKeepAlive),
         priority_requests: features.enabled(Feature::PriorityRequest),
-    }
+    })
 }
 
 fn check_listen(url: &Url) -> Result<(), String> {
@@ -481,6 +486,10 @@ mod tests {
         assert_eq!(
             refused(&["--compact-hash-check-time", "0"]),
             "--compact-hash-check-time must be >0 (set to 0s)"
+        );
+        assert_eq!(
+            refused(&["--hold-cluster-version", "3.4"]),
+            "--hold-cluster-version must be a version from 3.5 to 3.7, as X.Y (set to \"3.4\")"
         );
         assert_eq!(
             refused(&["--heartbeat-interval", "0"]),

@@ -91,7 +91,7 @@ pub async fn client(node: &Node, method: &Method, path: &str, query: &str) -> Re
         },
         "/version" => match only_get(method) {
             Some(refused) => refused,
-            None => version(node),
+            None => version(node, ETCD_VERSION),
         },
         _ => {
             for (prefix, checks) in [("/livez", LIVEZ), ("/readyz", READYZ)] {
@@ -123,8 +123,9 @@ pub async fn client(node: &Node, method: &Method, path: &str, query: &str) -> Re
     }
 }
 
-/// `/version`.
-pub fn version(node: &Node) -> Response<Bytes> {
+/// `/version`. Other members are given the version to be held, if there is one: from theirs the leader makes
+/// the cluster's.
+fn version(node: &Node, server: &str) -> Response<Bytes> {
     let cluster = node.published().get_cluster();
     let storage = node
         .storage_version()
@@ -136,7 +137,7 @@ pub fn version(node: &Node) -> Response<Bytes> {
         StatusCode::OK,
         JSON,
         format!(
-            "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
+            "{{\"etcdserver\":\"{server}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
         ),
     )
 }
@@ -302,7 +303,10 @@ async fn checked(node: &Node, checks: &[Check], query: &str) -> Response<Bytes> 
 pub async fn peer(node: &Node, request: Request<Incoming>) -> Response<Bytes> {
     let (parts, body) = request.into_parts();
     let mut response = match parts.uri.path() {
-        "/version" => return only_get(&parts.method).unwrap_or_else(|| version(node)),
+        "/version" => {
+            return only_get(&parts.method)
+                .unwrap_or_else(|| version(node, &node.given_version().to_string()));
+        }
         "/members" => only_get(&parts.method).unwrap_or_else(|| {
             let cluster = node.published().get_cluster();
             answer(

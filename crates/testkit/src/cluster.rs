@@ -225,6 +225,7 @@ impl Builder {
                         child: None,
                         paused: false,
                         runs: 0,
+                        more: Vec::new(),
                     }),
                 }
             })
