@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ferrite_testkit::{
-    Asked, Cluster, Everything, Kind, Load, PATIENCE, Random, Workload, eventually, oracle, pb,
-    soak,
+    Asked, Client, Cluster, Everything, Kind, Load, PATIENCE, Random, Workload, eventually, oracle,
+    pb, soak,
 };
 use tokio::sync::OwnedRwLockWriteGuard;
 
@@ -60,24 +60,24 @@ struct Under {
 
 /// What one member says of everything that is replicated.
 #[derive(Debug, PartialEq)]
-struct Words {
-    hashes: Vec<(i64, u32, i64)>,
-    users: Vec<(String, Vec<String>)>,
-    roles: Vec<(String, String)>,
-    leases: Vec<(i64, Vec<String>)>,
-    members: Vec<pb::Member>,
-    alarms: usize,
+pub struct Words {
+    pub hashes: Vec<(i64, u32, i64)>,
+    pub users: Vec<(String, Vec<String>)>,
+    pub roles: Vec<(String, String)>,
+    pub leases: Vec<(i64, Vec<String>)>,
+    pub members: Vec<pb::Member>,
+    pub alarms: Vec<(u64, i32)>,
 }
 
 /// Asks one member.
 async fn words(cluster: &Cluster, index: usize, revisions: &[i64]) -> Words {
-    let client = cluster.client(index);
-    let what = |call: &str| {
-        format!(
-            "{call} on member {index} ({:?})",
-            cluster.member(index).kind()
-        )
-    };
+    let who = format!("member {index} ({:?})", cluster.member(index).kind());
+    words_of(&cluster.client(index), &who, revisions).await
+}
+
+/// Asks whoever is behind a client.
+pub async fn words_of(client: &Client, who: &str, revisions: &[i64]) -> Words {
+    let what = |call: &str| format!("{call} on {who}");
     macro_rules! ask {
         ($what:expr, $call:expr) => {
             eventually(&what($what), LONG, async || match $call.await {
@@ -141,9 +141,9 @@ async fn words(cluster: &Cluster, index: usize, revisions: &[i64]) -> Words {
         action: pb::alarm_request::AlarmAction::Get.into(),
         ..Default::default()
     };
-    let alarms = ask!("alarms", client.maintenance().alarm(request))
-        .alarms
-        .len();
+    let alarms = ask!("alarms", client.maintenance().alarm(request)).alarms;
+    let mut alarms: Vec<(u64, i32)> = alarms.iter().map(|a| (a.member_id, a.alarm)).collect();
+    alarms.sort_unstable();
     Words {
         hashes,
         users,

@@ -8,6 +8,7 @@ mod crash;
 mod errors;
 mod every_kind;
 mod failover;
+mod folders;
 mod handover;
 mod held;
 mod known_bugs;
