@@ -20,6 +20,7 @@ mod mixed;
 mod one_member;
 mod pause;
 mod soak;
+mod strangers;
 mod takeover;
 mod tls;
 mod watch_guarantees;
