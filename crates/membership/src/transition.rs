@@ -134,6 +134,20 @@ pub fn next_cluster_version(
     Ok(rises.then_some(lowest))
 }
 
+/// The version that a program of version `own` gives to whoever decides on the cluster's: its own, or the one
+/// that is to be held. A cluster's version never rises above its members' lowest, whoever leads, so one member
+/// that gives less holds it. Of a cluster that is above it already, the cluster's: giving less would take nothing
+/// back and pass for an older program.
+pub fn given_version(own: Version, held: Option<Version>, cluster: Option<Version>) -> Version {
+    match held {
+        Some(held) if held < own.without_patch() => match cluster {
+            Some(cluster) if cluster > held => cluster.min(own),
+            _ => held,
+        },
+        _ => own,
+    }
+}
+
 /// Whether every member runs a program of the version the cluster was to be downgraded to. `None` stands for a
 /// member that does not say.
 pub fn is_downgraded(target: &str, members: impl IntoIterator<Item = Option<Version>>) -> bool {
@@ -257,6 +271,28 @@ mod tests {
         assert!(next(&cluster(8, down), Some(v(8))).is_err());
         assert!(next(&cluster(7, down), Some(v(8))).is_err());
         assert!(next(&cluster(7, Some("x")), Some(v(7))).is_err());
+    }
+
+    #[test]
+    fn a_held_version_is_given_until_the_cluster_is_above_it() {
+        let own = Version::new(3, 7, 1);
+        assert_eq!(given_version(own, None, Some(v(5))), own);
+        assert_eq!(given_version(own, Some(v(5)), None), v(5));
+        assert_eq!(given_version(own, Some(v(5)), Some(v(0))), v(5));
+        assert_eq!(given_version(own, Some(v(5)), Some(v(5))), v(5));
+        assert_eq!(given_version(own, Some(v(5)), Some(v(6))), v(6));
+        assert_eq!(given_version(own, Some(v(5)), Some(v(7))), v(7));
+        assert_eq!(given_version(own, Some(v(7)), Some(v(5))), own);
+        // A downgrade takes it down step by step, and there it stays: no member gives more.
+        let down = cluster(7, Some("3.6.0"));
+        let given = given_version(own, Some(v(5)), down.version);
+        assert_eq!(next_cluster_version(&down, Some(given)), Ok(Some(v(6))));
+        let given = given_version(own, Some(v(5)), Some(v(6)));
+        assert!(is_downgraded("3.6.0", [Some(given)]));
+        assert_eq!(
+            next_cluster_version(&cluster(6, None), Some(given)),
+            Ok(None)
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ferrite_membership::Version;
 use ferrite_peer::Dialer;
 
 use crate::compactor::Retention;
@@ -106,6 +107,8 @@ pub struct Upkeep {
     pub compaction_batch_limit: usize,
     /// Pause between two slices.
     pub compaction_pause: Duration,
+    /// The version that the cluster is not to rise above, so that older programs can come back.
+    pub hold_cluster_version: Option<Version>,
 }
 
 impl Default for Upkeep {
@@ -123,6 +126,7 @@ impl Default for Upkeep {
             auto_compaction: None,
             compaction_batch_limit: 1_000,
             compaction_pause: Duration::from_millis(10),
+            hold_cluster_version: None,
         }
     }
 }

@@ -95,6 +95,18 @@ impl FileView for FileState {
     }
 }
 
+/// A file that is nobody's yet, as it is; nothing is changed in it.
+///
+/// # Errors
+/// A damaged or unreadable file.
+pub fn read_only(path: &Path) -> Result<FileState, BoltError> {
+    let options = Options {
+        read_only: true,
+        ..Options::default()
+    };
+    FileState::open(&Db::open(path, options)?)
+}
+
 /// The file, opened to be written.
 #[derive(Clone)]
 pub struct Engine {

@@ -182,6 +182,7 @@ impl Node {
         let stages = assemble(&config, recovered, unix_ms, ids.next() << 8, now)?;
         let engine = Arc::clone(&stages.commit.engine);
         let handler = Arc::new(PeerHandler {
+            member_id,
             raft: raft.clone(),
             published: Arc::clone(&published),
             engine: Arc::clone(&engine),

@@ -310,6 +310,20 @@ impl FileFacts {
         })
     }
 
+    /// Whether this program can be part of what the file belongs to.
+    ///
+    /// # Errors
+    /// [`StartError::Storage`], [`StartError::TooOld`].
+    pub fn check_versions(&self) -> Result<(), StartError> {
+        if let Some(stored) = self.storage_version {
+            versions::check_storage(stored)?;
+        }
+        if let Some(version) = self.cluster.version {
+            versions::check_program(version)?;
+        }
+        Ok(())
+    }
+
     /// The cluster's version.
     pub fn version(&self) -> Option<Version> {
         self.cluster.version
@@ -564,12 +578,7 @@ fn restart(disk: &Disk, config: &Config, engine: Engine) -> Result<Recovered, St
             )));
         }
     }
-    if let Some(stored) = facts.storage_version {
-        versions::check_storage(stored)?;
-    }
-    if let Some(version) = facts.cluster.version {
-        versions::check_program(version)?;
-    }
+    facts.check_versions()?;
     engine = without_free_pages(disk, config, engine)?;
     let options = disk.wal_options(config.no_fsync);
     let (mut wal, mut recovered) = repairing(disk, &wal_dir, || {

@@ -1,6 +1,7 @@
 //! Databases on their way to other members, and the node as the transport sees it.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use ferrite_proto::raftpb::{Message, Snapshot, SnapshotMetadata};
 use ferrite_raft::{is_local_msg, is_local_target};
 use parking_lot::Mutex;
 
-use crate::engine::{Engine, FileState};
+use crate::engine::{self, Engine, FileState};
 use crate::queue::Queue;
 use crate::recover::FileFacts;
 use crate::stage::raft::Input;
@@ -70,6 +71,8 @@ impl Transfers {
 
 /// The node as the transport sees it.
 pub struct PeerHandler {
+    /// This member.
+    pub member_id: u64,
     /// Inputs of the raft stage.
     pub raft: Queue<Input<ReadWaiter>>,
     /// Membership.
@@ -113,6 +116,36 @@ impl Handler for PeerHandler {
         self.transfers.begin();
         open(&self.engine, &self.published, msg)
     }
+
+    fn check_snapshot(&self, file: &Path, msg: &Message) -> Result<(), String> {
+        check(file, self.member_id, msg)
+    }
+}
+
+/// Whether a received database is what its message says, before it can take the place of this member's.
+///
+/// # Errors
+/// What it is instead.
+pub fn check(file: &Path, member_id: u64, msg: &Message) -> Result<(), String> {
+    let promised = msg.snapshot.as_ref().and_then(|s| s.metadata.as_ref());
+    let index = promised.map_or(0, |metadata| metadata.index);
+    let view = engine::read_only(file).map_err(|error| error.to_string())?;
+    let facts = FileFacts::read(&view).map_err(|error| error.to_string())?;
+    if facts.progress.index != index {
+        return Err(format!(
+            "the database holds applied index {}, the raft snapshot it came with {index}",
+            facts.progress.index
+        ));
+    }
+    facts.check_versions().map_err(|error| error.to_string())?;
+    let cluster = facts.cluster(0);
+    // Databases of 3.4 hold no members.
+    if !cluster.members.is_empty() && cluster.member(member_id).is_none() {
+        return Err(format!(
+            "the database is that of a cluster without this member ({member_id:x})"
+        ));
+    }
+    Ok(())
 }
 
 /// The database to send for a `MsgSnap`, and the message to go with it. A raft snapshot carries

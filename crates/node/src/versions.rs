@@ -92,7 +92,7 @@ pub fn short(version: Version) -> String {
 
 /// Every member's version, this one's included; `None`, which sorts first, where it is not known.
 async fn member_versions(node: &Node, cluster: &Cluster) -> Vec<Option<Version>> {
-    let mut versions = vec![Some(OWN)];
+    let mut versions = vec![Some(node.given_version())];
     for member in cluster.members.values() {
         if member.id != node.member_id() {
             versions.push(server_version(node, member).await);
@@ -244,7 +244,47 @@ async fn is_downgrading(member: &Member, dialer: &Dialer) -> Option<bool> {
     None
 }
 
+/// Reads `--hold-cluster-version`: `X.Y`, one that this program can hold.
+///
+/// # Errors
+/// What is wrong with it, in a sentence.
+pub fn parse_held(text: &str) -> Result<Version, String> {
+    let known = transition::STORAGE_VERSION_BEFORE..=OWN.without_patch();
+    format!("{text}.0")
+        .parse::<Version>()
+        .ok()
+        .filter(|held| known.contains(held))
+        .ok_or_else(|| {
+            format!(
+                "--hold-cluster-version must be a version from {} to {}, as X.Y (set to {text:?})",
+                short(*known.start()),
+                short(*known.end())
+            )
+        })
+}
+
 impl Node {
+    /// The version that others are given who decide on the cluster's: see [`transition::given_version`].
+    pub fn given_version(&self) -> Version {
+        let held = self.config().upkeep.hold_cluster_version;
+        transition::given_version(OWN, held, self.published().get_cluster().version)
+    }
+
+    /// Says in the log what is held, and if it is too late for that.
+    pub fn announce_held_version(&self) {
+        let Some(held) = self.config().upkeep.hold_cluster_version else {
+            return;
+        };
+        match self.published().get_cluster().version {
+            Some(cluster) if cluster > held => tracing::warn!(
+                "cluster-version" = %short(cluster),
+                "held-version" = %short(held),
+                "the cluster's version is above the one to be held, and is not taken down by that: see etcdctl downgrade"
+            ),
+            _ => tracing::info!("held-version" = %short(held), "holding the cluster's version"),
+        }
+    }
+
     /// The layout of the database: what it says of itself, and 3.5 if it says nothing but has applied anything.
     pub fn storage_version(&self) -> Option<Version> {
         let backend = self.store().backend();
@@ -322,5 +362,15 @@ mod tests {
     #[test]
     fn both_forms_of_the_own_version_agree() {
         assert_eq!(OWN.to_string(), ETCD_VERSION);
+    }
+
+    #[test]
+    fn versions_that_can_be_held() {
+        for (text, held) in [("3.5", 5), ("3.6", 6), ("3.7", 7)] {
+            assert_eq!(parse_held(text), Ok(Version::new(3, held, 0)));
+        }
+        for bad in ["3.4", "3.8", "3", "3.5.1", "v3.5", "x"] {
+            assert!(parse_held(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What the transport is told at start, and the trait through which it talks to the node.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ferrite_proto::raftpb::Message;
@@ -81,4 +81,12 @@ pub trait Handler: Send + Sync + 'static {
     /// # Errors
     /// Words for the log; the transfer is reported as failed.
     fn open_snapshot(&self, msg: &Message) -> Result<SnapshotSource, String>;
+    /// Whether a received database, whole and not yet under its name, is what the message says. Called on a
+    /// thread that may block.
+    ///
+    /// # Errors
+    /// Words for the log and the sender; the file is removed, and raft hears nothing of it.
+    fn check_snapshot(&self, _file: &Path, _msg: &Message) -> Result<(), String> {
+        Ok(())
+    }
 }

@@ -548,7 +548,7 @@ impl Server {
             "incoming-snapshot-message-size" = human_bytes(message_size),
             "receiving database snapshot"
         );
-        let saved = self.save(&mut body, first, index, limit).await;
+        let saved = self.save(&mut body, first, (index, &msg), limit).await;
         let size = match saved {
             Ok(size) => size,
             Err(error) => {
@@ -599,11 +599,13 @@ impl Server {
         &self,
         body: &mut Incoming,
         first: Bytes,
-        index: u64,
+        (index, msg): (u64, &ferrite_proto::raftpb::Message),
         limit: Duration,
     ) -> Result<u64, String> {
-        let dir = self.transport.shared.core.config.snap_dir.clone();
-        let mut saver = Saver::start(dir, index);
+        let core = &self.transport.shared.core;
+        let dir = core.config.snap_dir.clone();
+        let (handler, msg) = (Arc::clone(&core.handler), msg.clone());
+        let mut saver = Saver::start(dir, index, move |file| handler.check_snapshot(file, &msg));
         let mut chunk = first;
         loop {
             if !chunk.is_empty() && !saver.write(chunk).await {

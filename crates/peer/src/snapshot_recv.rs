@@ -77,11 +77,16 @@ pub(crate) struct Saver {
 }
 
 impl Saver {
-    pub(crate) fn start(dir: PathBuf, index: u64) -> Saver {
+    /// `check` sees the whole file before it gets its name.
+    pub(crate) fn start(
+        dir: PathBuf,
+        index: u64,
+        check: impl FnOnce(&Path) -> Result<(), String> + Send + 'static,
+    ) -> Saver {
         let (chunks, rx) = mpsc::channel(CHUNKS);
         let (tx, done) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
-            let result = save(&dir, &file_name(index), rx);
+            let result = save(&dir, &file_name(index), rx, check);
             // Nobody listens when the transfer was cut off.
             let _ = tx.send(result);
         });
@@ -105,7 +110,12 @@ impl Saver {
     }
 }
 
-fn save(dir: &Path, name: &str, mut chunks: mpsc::Receiver<Option<Bytes>>) -> io::Result<u64> {
+fn save(
+    dir: &Path,
+    name: &str,
+    mut chunks: mpsc::Receiver<Option<Bytes>>,
+    check: impl FnOnce(&Path) -> Result<(), String>,
+) -> io::Result<u64> {
     let mut temporary = Temporary::create(dir)?;
     let mut written = 0;
     loop {
@@ -123,6 +133,7 @@ fn save(dir: &Path, name: &str, mut chunks: mpsc::Receiver<Option<Bytes>>) -> io
             }
         }
     }
+    check(&temporary.path).map_err(io::Error::other)?;
     temporary.keep_as(dir, name)?;
     Ok(written)
 }

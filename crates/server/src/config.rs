@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ferrite_auth::password;
 use ferrite_node::compactor::Retention;
-use ferrite_node::{Config as NodeConfig, Upkeep};
+use ferrite_node::{Config as NodeConfig, Upkeep, versions};
 use ferrite_peer::Dialer;
 
 use crate::auth::{Gate, Tokens};
@@ -527,7 +527,12 @@ fn duration_mistake(text: &str) -> String {
 }
 
 fn upkeep(values: &Values, features: &Features) -> Result<Upkeep, String> {
+    let held = values.text("hold-cluster-version");
     Ok(Upkeep {
+        hold_cluster_version: match held {
+            "" => None,
+            held => Some(versions::parse_held(held)?),
+        },
         initial_corrupt_check: features.enabled(Feature::InitialCorruptCheck),
         corrupt_check_time: values.duration("corrupt-check-time"),
         compact_hash_check_time: features
@@ -823,6 +828,10 @@ mod tests {
         assert_eq!(
             refused(&["--compact-hash-check-time", "0"]),
             "--compact-hash-check-time must be >0 (set to 0s)"
+        );
+        assert_eq!(
+            refused(&["--hold-cluster-version", "3.4"]),
+            "--hold-cluster-version must be a version from 3.5 to 3.7, as X.Y (set to \"3.4\")"
         );
         assert_eq!(
             refused(&["--heartbeat-interval", "0"]),

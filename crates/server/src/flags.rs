@@ -396,6 +396,13 @@ pub const FLAGS: &[Flag] = &[
         "Ask before standing for election, so that a member that returns disturbs nobody.",
     ),
     flag(
+        "hold-cluster-version",
+        Kind::Text,
+        "",
+        CLUSTERING,
+        "Ferrite's own: version, as 3.5, that the cluster is not to rise above, so that older programs can come back.",
+    ),
+    flag(
         "max-learners",
         Kind::Unsigned,
         "1",

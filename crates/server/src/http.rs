@@ -186,7 +186,7 @@ fn decoded(text: &str) -> Option<String> {
 /// Serves a request on the client port.
 pub async fn client(node: &Node, method: &Method, path: &str, query: &str) -> Response<Bytes> {
     if path == "/version" {
-        return only_get(method).unwrap_or_else(|| version(node));
+        return only_get(method).unwrap_or_else(|| version(node, ETCD_VERSION));
     }
     let probed = probe(node, method, path, query).await;
     probed.unwrap_or_else(not_found)
@@ -233,8 +233,9 @@ pub async fn probe(
     }
 }
 
-/// `/version`.
-pub fn version(node: &Node) -> Response<Bytes> {
+/// `/version`. Other members are given the version to be held, if there is one: from theirs the leader makes
+/// the cluster's.
+fn version(node: &Node, server: &str) -> Response<Bytes> {
     let cluster = node.published().get_cluster();
     let storage = node
         .storage_version()
@@ -246,7 +247,7 @@ pub fn version(node: &Node) -> Response<Bytes> {
         StatusCode::OK,
         JSON,
         format!(
-            "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
+            "{{\"etcdserver\":\"{server}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
         ),
     )
 }
@@ -412,7 +413,10 @@ async fn checked(node: &Node, checks: &[Check], query: &str) -> Response<Bytes> 
 pub async fn peer(node: &Node, request: Request<Incoming>) -> Response<Bytes> {
     let (parts, body) = request.into_parts();
     let mut response = match parts.uri.path() {
-        "/version" => return only_get(&parts.method).unwrap_or_else(|| version(node)),
+        "/version" => {
+            return only_get(&parts.method)
+                .unwrap_or_else(|| version(node, &node.given_version().to_string()));
+        }
         "/members" => only_get(&parts.method).unwrap_or_else(|| {
             let cluster = node.published().get_cluster();
             answer(

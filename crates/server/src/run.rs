@@ -142,6 +142,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         "cluster-version" = %version_of(&node),
         "starting etcd server"
     );
+    node.announce_held_version();
     // Messages of other members arrive on this thread.
     tokio::spawn(node.clone().serve_port());
     let stop_peers = Arc::new(Notify::new());

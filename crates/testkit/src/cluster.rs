@@ -8,6 +8,7 @@ use ferrite_client::tls::ClientTls;
 use ferrite_client::{Client, Config, pb};
 
 use crate::member::State;
+use crate::wire::Wires;
 use crate::{Kind, Member, PATIENCE, Ports, eventually};
 
 /// How much of each log a failing test shows.
@@ -29,6 +30,7 @@ pub struct Builder {
     tls: Option<Arc<ClientTls>>,
     variables: Vec<(String, String)>,
     descriptors: Option<u64>,
+    wires: bool,
 }
 
 impl Builder {
@@ -135,6 +137,13 @@ impl Builder {
         self
     }
 
+    /// Members talk to each other over wires that [`Cluster::part`] cuts. Not with encrypted peers.
+    #[must_use]
+    pub fn wires(mut self) -> Self {
+        self.wires = true;
+        self
+    }
+
     /// Puts a copy of a data folder in place before the first start.
     #[must_use]
     pub fn data_from(mut self, index: usize, dir: &Path) -> Self {
@@ -148,7 +157,7 @@ impl Builder {
     /// Makes folders and ports; nothing runs yet.
     ///
     /// # Panics
-    /// If the folders cannot be made.
+    /// If the folders cannot be made; with [`Builder::wires`], outside a tokio runtime.
     #[must_use]
     pub fn build(self) -> Cluster {
         let dir = tempfile::Builder::new()
@@ -156,25 +165,38 @@ impl Builder {
             .tempdir()
             .expect("a temporary folder can be made");
         let mut ports = Ports::default();
-        let urls: Vec<(String, String)> = self
-            .kinds
-            .iter()
-            .map(|_| {
-                let clients = loopback(&mut ports, self.tls.is_some());
-                (clients, loopback(&mut ports, self.encrypted_peers))
+        let wires = self.wires.then(Wires::new);
+        // For clients, for members to listen on, and where other members reach it.
+        let urls: Vec<(String, String, String)> = (0..self.kinds.len())
+            .map(|index| {
+                let clients = loopback(ports.take(), self.tls.is_some());
+                let real = ports.take();
+                let advertised = match &wires {
+                    Some(wires) => {
+                        let port = ports.take();
+                        wires.relay(index, port, real);
+                        port
+                    }
+                    None => real,
+                };
+                (
+                    clients,
+                    loopback(real, self.encrypted_peers),
+                    loopback(advertised, self.encrypted_peers),
+                )
             })
             .collect();
         let initial: Vec<String> = urls
             .iter()
             .enumerate()
-            .map(|(index, (_, peer))| format!("m{index}={peer}"))
+            .map(|(index, (_, _, peer))| format!("m{index}={peer}"))
             .collect();
         let members = self
             .kinds
             .iter()
             .zip(&urls)
             .enumerate()
-            .map(|(index, (kind, (client, peer)))| {
+            .map(|(index, (kind, (client, listen, peer)))| {
                 let name = format!("m{index}");
                 let data_dir = dir.path().join(&name);
                 if let Some(Some(from)) = self.data_from.get(index) {
@@ -185,7 +207,7 @@ impl Builder {
                     format!("--data-dir={}", data_dir.display()),
                     format!("--listen-client-urls={client}"),
                     format!("--advertise-client-urls={client}"),
-                    format!("--listen-peer-urls={peer}"),
+                    format!("--listen-peer-urls={listen}"),
                     format!("--initial-advertise-peer-urls={peer}"),
                     format!("--initial-cluster={}", initial.join(",")),
                     "--initial-cluster-state=new".to_owned(),
@@ -221,6 +243,7 @@ impl Builder {
                         child: None,
                         paused: false,
                         runs: 0,
+                        more: Vec::new(),
                     }),
                 }
             })
@@ -229,6 +252,7 @@ impl Builder {
             members,
             dir,
             tls: self.tls,
+            wires,
             _ports: ports,
         }
     }
@@ -244,9 +268,9 @@ impl Builder {
     }
 }
 
-fn loopback(ports: &mut Ports, encrypted: bool) -> String {
+fn loopback(port: u16, encrypted: bool) -> String {
     let scheme = if encrypted { "https" } else { "http" };
-    format!("{scheme}://127.0.0.1:{}", ports.take())
+    format!("{scheme}://127.0.0.1:{port}")
 }
 
 /// Members on loopback, killed when this is dropped.
@@ -255,6 +279,7 @@ pub struct Cluster {
     members: Vec<Member>,
     dir: tempfile::TempDir,
     tls: Option<Arc<ClientTls>>,
+    wires: Option<Wires>,
     _ports: Ports,
 }
 
@@ -276,6 +301,7 @@ impl Cluster {
             tls: None,
             variables: Vec::new(),
             descriptors: None,
+            wires: false,
         }
     }
 
@@ -411,6 +437,32 @@ impl Cluster {
             None
         })
         .await;
+    }
+
+    /// Parts these members from the others, in both directions; clients still reach everybody.
+    ///
+    /// # Panics
+    /// Without [`Builder::wires`], or if not all members answer.
+    pub async fn part(&self, some: &[usize]) {
+        let wires = self.wires.as_ref().expect("built with wires");
+        let ids = eventually("every member says who it is", PATIENCE, async || {
+            let statuses = self.statuses().await;
+            (statuses.len() == self.members.len()).then_some(statuses)
+        })
+        .await
+        .into_iter()
+        .map(|(_, status)| format!("{:x}", status.header.expect("a header").member_id))
+        .collect();
+        wires.name(ids);
+        wires.part(some);
+    }
+
+    /// Joins what [`Cluster::part`] has parted.
+    ///
+    /// # Panics
+    /// Without [`Builder::wires`].
+    pub fn join(&self) {
+        self.wires.as_ref().expect("built with wires").join();
     }
 
     /// Waits until each serving member answers a linearizable read; returns the newest revision seen.

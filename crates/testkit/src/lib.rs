@@ -25,6 +25,7 @@
 
 mod cluster;
 mod contents;
+mod everything;
 mod member;
 mod pki;
 mod ports;
@@ -32,12 +33,14 @@ mod programs;
 mod random;
 mod run;
 mod tree;
+mod wire;
 mod workload;
 
 pub use cluster::{Builder, Cluster};
 pub use contents::{Contents, dump};
+pub use everything::{Asked, Everything};
 pub use ferrite_client::tls;
-pub use ferrite_client::{Client, pb};
+pub use ferrite_client::{Client, Config as ClientConfig, pb};
 pub use ferrite_proto::grpc_health_v1 as health;
 pub use member::Member;
 pub use pki::{Paper, Pki, Wanted};

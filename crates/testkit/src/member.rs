@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub child: Option<Child>,
     pub paused: bool,
     pub runs: u32,
+    /// Arguments of this run and the next ones.
+    pub more: Vec<String>,
 }
 
 impl Member {
@@ -149,7 +151,8 @@ impl Member {
                 self.arguments
                     .iter()
                     .filter(|(only, _)| only.is_none_or(|only| only == kind))
-                    .map(|(_, argument)| argument),
+                    .map(|(_, argument)| argument)
+                    .chain(&state.more),
             )
             .args(more)
             .stdin(Stdio::null())
@@ -169,6 +172,29 @@ impl Member {
     pub fn start_as(&self, kind: Kind) {
         self.state().kind = kind;
         self.start();
+    }
+
+    /// Starts a server of this kind with more arguments, which later starts keep.
+    ///
+    /// # Panics
+    /// As [`Member::start`].
+    pub fn start_with(&self, kind: Kind, more: &[&str]) {
+        let mut state = self.state();
+        state.kind = kind;
+        state.more = more.iter().map(|text| (*text).to_owned()).collect();
+        drop(state);
+        self.start();
+    }
+
+    /// The program of its kind and every argument, as [`Member::start`] runs it.
+    #[must_use]
+    pub fn command(&self, kind: Kind) -> Vec<String> {
+        let own = self.arguments.iter();
+        let own = own.filter(|(only, _)| only.is_none_or(|only| only == kind));
+        let program = kind.server().display().to_string();
+        std::iter::once(program)
+            .chain(own.map(|(_, argument)| argument.clone()))
+            .collect()
     }
 
     /// Waits until the running process serves clients.

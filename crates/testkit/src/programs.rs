@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Whose server a member runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Ferrite's.
     Ferrite,

@@ -22,6 +22,12 @@ impl Random {
         Self(seed)
     }
 
+    /// Seeded by the caller, whose own seed is announced.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// The next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -478,6 +478,7 @@ pub struct History {
     /// Those that were not linearizable, each a sentence.
     pub wrong_reads: Vec<String>,
     value_bytes: usize,
+    compacted: i64,
 }
 
 impl History {
@@ -487,6 +488,11 @@ impl History {
         self.clients.extend(other.clients);
         self.reads += other.reads;
         self.wrong_reads.extend(other.wrong_reads);
+    }
+
+    /// Somebody compacted up to this revision meanwhile: nothing is looked up so far in the past.
+    pub fn compacted(&mut self, revision: i64) {
+        self.compacted = self.compacted.max(revision);
     }
 
     /// Writes acknowledged, and writes of unknown outcome.
@@ -617,6 +623,7 @@ impl History {
                 .iter()
                 .filter(|write| write.key.ends_with("/hot"))
                 .filter_map(|write| Some((write, write.revision?)))
+                .filter(|(_, revision)| *revision > self.compacted)
                 .collect();
             for (write, revision) in hot.iter().step_by(hot.len() / PAST_READS + 1) {
                 let request = pb::RangeRequest {

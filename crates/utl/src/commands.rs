@@ -2,6 +2,8 @@
 
 use ferrite_cli::flags::{Flag, Kind};
 
+use crate::takeover::What;
+
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -35,6 +37,8 @@ pub enum Action {
     BboltGet,
     /// Prints pages.
     BboltPage,
+    /// Exchanges members of a running cluster.
+    Takeover(What),
 }
 
 /// One command.
@@ -171,6 +175,204 @@ static RESTORE: [Flag; 10] = [
     ),
 ];
 
+const ENDPOINTS: Flag = flag(
+    "endpoints",
+    Kind::List,
+    "127.0.0.1:2379",
+    "where clients reach the members: every one of them",
+);
+const CACERT: Flag = flag(
+    "cacert",
+    Kind::Text,
+    "",
+    "authorities of the members' certificates (PEM)",
+);
+const CERT: Flag = flag(
+    "cert",
+    Kind::Text,
+    "",
+    "certificate to show to members (PEM)",
+);
+const KEY: Flag = flag("key", Kind::Text, "", "its key (PEM)");
+const INSECURE: Flag = flag(
+    "insecure-skip-tls-verify",
+    Kind::Bool,
+    "false",
+    "do not check the members' certificates",
+);
+const USER: Flag = flag(
+    "user",
+    Kind::Text,
+    "",
+    "name:password of a user who may do everything",
+);
+const WAIT: Flag = flag(
+    "wait",
+    Kind::Duration,
+    "1m0s",
+    "how long to wait for anything before giving up",
+);
+const OLD: Flag = flag(
+    "member",
+    Kind::Text,
+    "",
+    "required: the member to exchange, its name or ID",
+);
+const DATA: Flag = flag("data-dir", Kind::Text, "", "required: its data folder");
+const WAL: Flag = flag(
+    "wal-dir",
+    Kind::Text,
+    "",
+    "its log, if that is not in the data folder",
+);
+const STOP: Flag = flag(
+    "stop",
+    Kind::Text,
+    "",
+    "required: line for the shell that stops the old program and waits for its end",
+);
+const START: Flag = flag(
+    "start",
+    Kind::Text,
+    "",
+    "required: line for the shell that starts the new program and returns",
+);
+const FALLBACK: Flag = flag(
+    "fallback",
+    Kind::Text,
+    "",
+    "line for the shell that starts the old program again, if the new one must not have the folder",
+);
+const DOWNTIME: Flag = flag(
+    "allow-downtime",
+    Kind::Bool,
+    "false",
+    "go on though too few voters are left meanwhile: a cluster of one or two",
+);
+const LAST: Flag = flag(
+    "last",
+    Kind::Bool,
+    "false",
+    "go on though nothing holds the cluster's version: it will rise",
+);
+
+static TAKEOVER_CHECK: [Flag; 10] = [
+    CACERT,
+    CERT,
+    flag(
+        "data-dir",
+        Kind::Text,
+        "",
+        "a folder to look at as well, which no etcd is using",
+    ),
+    ENDPOINTS,
+    INSECURE,
+    KEY,
+    flag(
+        "member",
+        Kind::Text,
+        "",
+        "the member to exchange next, its name or ID",
+    ),
+    USER,
+    WAIT,
+    WAL,
+];
+
+static TAKEOVER_STEP: [Flag; 15] = [
+    DOWNTIME, CACERT, CERT, DATA, ENDPOINTS, FALLBACK, INSECURE, KEY, LAST, OLD, START, STOP, USER,
+    WAIT, WAL,
+];
+
+static TAKEOVER_BACK: [Flag; 15] = [
+    DOWNTIME,
+    CACERT,
+    CERT,
+    DATA,
+    ENDPOINTS,
+    FALLBACK,
+    INSECURE,
+    KEY,
+    OLD,
+    START,
+    STOP,
+    flag(
+        "to",
+        Kind::Text,
+        "3.5",
+        "version of the program to come back to",
+    ),
+    USER,
+    WAIT,
+    WAL,
+];
+
+static TAKEOVER_REPLACE: [Flag; 13] = [
+    CACERT,
+    CERT,
+    ENDPOINTS,
+    INSECURE,
+    KEY,
+    LAST,
+    OLD,
+    flag(
+        "new-endpoint",
+        Kind::Text,
+        "",
+        "required: where clients will reach the new member",
+    ),
+    flag(
+        "new-peer-urls",
+        Kind::List,
+        "",
+        "required: where other members will reach the new member",
+    ),
+    START,
+    STOP,
+    USER,
+    WAIT,
+];
+
+static TAKEOVER: [Command; 4] = [
+    Command {
+        required: &["member", "data-dir", "stop", "start"],
+        ..leaf(
+            "back",
+            "--member {name} --data-dir {dir} --stop {line} --start {line} [options]",
+            "Gives a member of Ferrite back to the original, in place",
+            &TAKEOVER_BACK,
+            Action::Takeover(What::Back),
+        )
+    },
+    leaf(
+        "check",
+        "[options]",
+        "Says whether the next step would be safe, and does nothing",
+        &TAKEOVER_CHECK,
+        Action::Takeover(What::Check),
+    ),
+    Command {
+        required: &["member", "new-peer-urls", "new-endpoint", "stop", "start"],
+        ..leaf(
+            "replace",
+            "--member {name} --new-peer-urls {URLs} --new-endpoint {URL} --start {line} --stop {line} [options]",
+            "Puts a new member in an old one's place: added, caught up, then the other removed",
+            &TAKEOVER_REPLACE,
+            Action::Takeover(What::Replace),
+        )
+    },
+    Command {
+        required: &["member", "data-dir", "stop", "start"],
+        ..leaf(
+            "step",
+            "--member {name} --data-dir {dir} --stop {line} --start {line} [options]",
+            "Gives a member of the original to Ferrite, in place",
+            &TAKEOVER_STEP,
+            Action::Takeover(What::Step),
+        )
+    },
+];
+
 const fn leaf(
     name: &'static str,
     usage: &'static str,
@@ -274,7 +476,7 @@ static BBOLT: [Command; 6] = [
 ];
 
 /// The commands at the top.
-pub static COMMANDS: [Command; 8] = [
+pub static COMMANDS: [Command; 9] = [
     Command {
         children: &BBOLT,
         ..leaf(
@@ -332,6 +534,16 @@ pub static COMMANDS: [Command; 8] = [
             "snapshot",
             "<subcommand>",
             "Describes and restores snapshots",
+            &[],
+            Action::Group,
+        )
+    },
+    Command {
+        children: &TAKEOVER,
+        ..leaf(
+            "takeover",
+            "<subcommand>",
+            "Ferrite's own: exchanges the members of a running cluster one by one, and back",
             &[],
             Action::Group,
         )

@@ -2,7 +2,8 @@
 //!
 //! From the command line to the exit code: [`run`] finds the command in the table of [`commands`], reads
 //! the flags, lets the module named like the command do the work, and turns a [`Failure`] into a line on
-//! standard error and a code. Nothing here talks to a server; a file that a server uses is refused.
+//! standard error and a code. Nothing here talks to a server but [`takeover`]; a file that a server uses is
+//! refused.
 
 mod bbolt;
 mod commands;
@@ -18,6 +19,7 @@ mod migrate;
 mod printer;
 mod restore;
 mod status;
+mod takeover;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -178,6 +180,14 @@ fn dispatch(
         | Action::BboltKeys
         | Action::BboltGet
         | Action::BboltPage => bbolt_of(command.action, path, values, words),
+        Action::Takeover(what) => match words.first() {
+            Some(word) => Err(bad_flag(
+                path,
+                format!("unexpected argument {}", gofmt::quote(word)),
+                None,
+            )),
+            None => takeover::run(what, values),
+        },
     }
 }
 

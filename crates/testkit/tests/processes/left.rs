@@ -122,6 +122,16 @@ fn log_of(data_dir: &Path) -> Vec<raftpb::Entry> {
     recovered.entries
 }
 
+/// How far a database says that it has applied.
+pub fn applied_in(file: &Path) -> u64 {
+    database(file).0
+}
+
+/// The revision of the newest write in a database.
+pub fn newest_in(file: &Path) -> i64 {
+    database(file).1
+}
+
 /// The applied index and the newest revision in a database; zeros if there is none.
 fn database(file: &Path) -> (u64, i64) {
     let options = Options {

@@ -9,8 +9,12 @@ mod configuration;
 mod crash;
 mod discovery;
 mod errors;
+mod every_kind;
 mod failover;
 mod floods;
+mod folders;
+mod handover;
+mod held;
 mod known_bugs;
 mod leases;
 mod left;
@@ -26,6 +30,7 @@ mod pause;
 mod reconfigure;
 mod slow;
 mod soak;
+mod strangers;
 mod takeover;
 mod tls;
 mod watch_guarantees;
@@ -46,6 +51,23 @@ async fn beside_others() -> OwnedRwLockReadGuard<()> {
 /// Runs with no other test of this program: for what measures time.
 async fn alone() -> OwnedRwLockWriteGuard<()> {
     Arc::clone(&TURN).write_owned().await
+}
+
+/// A plain HTTP request; the body of the answer, or nothing.
+async fn http_get(endpoint: &str, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = endpoint.trim_start_matches("http://");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let asked = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = asked.await.unwrap_or_default();
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    body.to_owned()
 }
 
 async fn put(client: &Client, key: &str, value: &str) -> i64 {
