@@ -908,6 +908,18 @@ async fn several_members(kind: Kind) {
         .await
         .unwrap();
     assert!(status.get_ref().is_learner);
+    // ER-56: nor does it lead.
+    let own = status.into_inner().header;
+    let target_id = own.expect("a header").member_id;
+    let request = pb::MoveLeaderRequest { target_id };
+    let mut at_leader = cluster.client(leader).maintenance();
+    assert_eq!(
+        refused(at_leader.move_leader(request).await),
+        (
+            Code::FailedPrecondition,
+            "etcdserver: bad leader transferee".into()
+        )
+    );
     drop(learner);
 
     // ER-53: a voter is gone, so that removing another would cost the quorum.
