@@ -45,6 +45,8 @@ macro_rules! cells {
             pub cluster_version: Rare,
             /// Streams that failed: direction, interface.
             pub stream_failures: Rare,
+            /// Feature gates: name, stage.
+            pub features: Rare,
             /// Alarms that were on, and are: member, kind.
             pub alarms: Rare,
             /// Scrapes by status code.
@@ -69,6 +71,7 @@ macro_rules! cells {
                     healthchecks: Rare::new(SAMPLES_MAX),
                     cluster_version: Rare::new(SAMPLES_MAX),
                     stream_failures: Rare::new(SAMPLES_MAX),
+                    features: Rare::new(SAMPLES_MAX),
                     alarms: Rare::new(SAMPLES_MAX),
                     scrapes,
                 }
@@ -136,8 +139,6 @@ cells! {
         "The total number of leader heartbeat send failures (likely overloaded from slow disk).";
     installing: Gauge, Gauge, "etcd_server_snapshot_apply_in_progress_total",
         "1 if the server is applying the incoming snapshot. 0 if none.";
-    proposals_pending: Gauge, Gauge, "etcd_server_proposals_pending",
-        "The current number of pending proposals to commit.";
     proposals_failed: Sharded, Counter, "etcd_server_proposals_failed_total",
         "The total number of failed proposals seen.";
     slow_applies: Sharded, Counter, "etcd_server_slow_apply_total",
@@ -192,8 +193,6 @@ cells! {
         "Total number of events sent by this member.";
     compaction_last: Gauge, Gauge, "etcd_debugging_mvcc_db_compaction_last",
         "The unix time of the last db compaction. Resets to 0 on start.";
-    compaction_keys: Counter, Counter, "etcd_debugging_mvcc_db_compaction_keys_total",
-        "Total number of db keys compacted.";
     compaction_index_pause: Histogram = Histogram::milliseconds(500, 14), Histogram,
         "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds",
         "Bucketed histogram of index compaction pause duration.";
@@ -253,14 +252,14 @@ pub mod asked {
             "The total number of consensus proposals committed.";
         APPLIED, Gauge, "etcd_server_proposals_applied_total",
             "The total number of consensus proposals applied.";
+        PENDING, Gauge, "etcd_server_proposals_pending",
+            "The current number of pending proposals to commit.";
         VERSION, Gauge, "etcd_server_version",
             "Which version is running. 1 for 'server_version' label with current version.";
         GO_VERSION, Gauge, "etcd_server_go_version",
             "Which Go version server is running with. 1 for 'server_go_version' label with current version.";
         ID, Gauge, "etcd_server_id",
             "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.";
-        FEATURE_ENABLED, Gauge, "etcd_server_feature_enabled",
-            "Whether or not a feature is enabled. 1 is enabled, 0 is not.";
         QUOTA, Gauge, "etcd_server_quota_backend_bytes",
             "Current backend storage quota size in bytes.";
         KNOWN_PEERS, Gauge, "etcd_network_known_peers",
@@ -305,6 +304,8 @@ pub mod asked {
             "Total number of txns seen by this member.";
         PUT_BYTES, Gauge, "etcd_debugging_mvcc_total_put_size_in_bytes",
             "The total size of put kv pairs seen by this member.";
+        COMPACTED_KEYS, Counter, "etcd_debugging_mvcc_db_compaction_keys_total",
+            "Total number of db keys compacted.";
         DB_SIZE, Gauge, "etcd_mvcc_db_total_size_in_bytes",
             "Total size of the underlying database physically allocated in bytes.";
         DB_SIZE_IN_USE, Gauge, "etcd_mvcc_db_total_size_in_use_in_bytes",
@@ -495,6 +496,8 @@ mod labelled {
             "The latency distributions of txn.Range";
         PROMOTE_FAILURES, Counter, "etcd_server_learner_promote_failures",
             "The total number of failed learner promotions (likely learner not ready) while this member is leader.";
+        FEATURES, Gauge, "etcd_server_feature_enabled",
+            "Whether or not a feature is enabled. 1 is enabled, 0 is not.";
         HEALTHCHECK, Gauge, "etcd_server_healthcheck",
             "The result of each kind of healthcheck.";
         HEALTHCHECKS, Counter, "etcd_server_healthchecks_total",
@@ -577,6 +580,11 @@ impl Metrics {
                 &labelled::STREAM_FAILURES,
                 &["Type", "API"],
                 &self.stream_failures,
+            ),
+            (
+                &labelled::FEATURES,
+                &["name", "stage"],
+                &self.features,
             ),
             (
                 &labelled::ALARMS,

@@ -1,8 +1,10 @@
 //! What a node is told at start.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ferrite_metrics::Metrics;
 use ferrite_peer::Dialer;
 
 use crate::engine::DatabaseOptions;
@@ -74,6 +76,8 @@ pub struct Config {
     pub dialer: Dialer,
     /// What the member does for itself and its cluster beside serving.
     pub upkeep: Upkeep,
+    /// Where everything that happens is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What a member does for itself and its cluster beside serving; the default is etcd's.

@@ -459,7 +459,7 @@ fn begin(
     let mut wal = Wal::create(
         &config.wal_dir(),
         &metadata,
-        disk.wal_options(config.no_fsync),
+        disk.wal_options(config),
     )?;
     let mut storage = MemStorage::new();
     let mut hard_state = HardState::default();
@@ -571,7 +571,7 @@ fn restart(disk: &Disk, config: &Config, engine: Engine) -> Result<Recovered, St
         versions::check_program(version)?;
     }
     engine = without_free_pages(disk, config, engine)?;
-    let options = disk.wal_options(config.no_fsync);
+    let options = disk.wal_options(config);
     let (mut wal, mut recovered) = repairing(disk, &wal_dir, || {
         Wal::open(&wal_dir, &record, options.clone())
     })?;

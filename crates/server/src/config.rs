@@ -42,6 +42,8 @@ pub struct Config {
     pub listen_client: Vec<Url>,
     /// Calls slower than this are logged.
     pub warn_unary: Duration,
+    /// `--metrics`: how much is counted.
+    pub metrics: String,
     /// Silence after which watchers that ask for it are told how far they are.
     pub watch_progress_interval: Duration,
     /// Recognises callers.
@@ -280,6 +282,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         warn_apply: values.duration("warning-apply-duration"),
         dialer: Dialer::default(),
         upkeep: upkeep(values, &features),
+        metrics: Default::default(),
         name,
     };
     Ok(Config {
@@ -287,6 +290,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         listen_peer,
         listen_client,
         warn_unary: values.duration("warning-unary-request-duration"),
+        metrics: values.text("metrics").to_owned(),
         watch_progress_interval,
         gate: Arc::new(Gate::new(tokens, bcrypt_cost)),
         tls,

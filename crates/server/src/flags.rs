@@ -67,6 +67,7 @@ const AUTH: &str = "Auth";
 const SECURITY: &str = "Security";
 const FEATURES: &str = "Features";
 const LOGGING: &str = "Logging";
+const PROFILING: &str = "Profiling and Monitoring";
 const UNSAFE: &str = "Unsafe feature";
 
 /// Every flag of the server.
@@ -217,6 +218,13 @@ pub const FLAGS: &[Flag] = &[
         "100ms",
         MEMBER,
         "Applying a request for longer than this is logged.",
+    ),
+    flag(
+        "metrics",
+        Kind::Text,
+        "basic",
+        PROFILING,
+        "basic or extensive; with extensive the time of every call is counted, too.",
     ),
     flag(
         "warning-unary-request-duration",
@@ -956,7 +964,7 @@ pub const USAGE: &str = "Usage:
 pub fn help() -> String {
     let mut out = String::new();
     for group in [
-        MEMBER, CLUSTERING, SECURITY, AUTH, LOGGING, FEATURES, UNSAFE,
+        MEMBER, CLUSTERING, SECURITY, AUTH, PROFILING, LOGGING, FEATURES, UNSAFE,
     ] {
         out.push_str(&format!("\n{group}:\n"));
         for flag in FLAGS.iter().filter(|flag| flag.group == group) {

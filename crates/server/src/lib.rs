@@ -10,6 +10,7 @@ pub mod http;
 pub mod listen;
 pub mod log;
 pub mod memory;
+pub mod metrics;
 pub mod readdress;
 pub mod run;
 pub mod serve;

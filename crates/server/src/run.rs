@@ -16,7 +16,7 @@ use crate::features::Feature;
 use crate::listen::{ClientPort, Speech, client_ports};
 use crate::serve::{ClientServer, ServeError, peer_body};
 use crate::service::{Context, Serving};
-use crate::{http, log, tls};
+use crate::{http, log, metrics, tls};
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +125,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     });
     let runtime = tokio::runtime::Handle::current();
     let (node, events) = Node::start(node_config, recovered, &runtime, on_fatal)?;
+    metrics::prepare(&node, &config.features, &config.metrics);
     tracing::info!(
         "local-member-id" = %hex(node.member_id()),
         "local-server-version" = ETCD_VERSION,

@@ -32,7 +32,9 @@ use tower_service::Service;
 use crate::auth::CertificateName;
 use crate::conn::{Encrypted, RawSocket, Socket, Stream, establish};
 use crate::http;
+use crate::metrics::calls::{self, Answered};
 use crate::listen::{ClientPort, Listener, Speech};
+use crate::metrics;
 use crate::readdress::Readdressed;
 use crate::service::Context;
 use crate::service::auth::AuthService;
@@ -109,10 +111,19 @@ impl Services {
         }
     }
 
-    async fn serve(&mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn serve(
+        &mut self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answered<Body>>, Infallible> {
         if request.version() != Version::HTTP_2 || is_plain_over_tls(&request) {
-            return Ok(self.plain(&request).await);
+            return Ok(self.plain(&request).await.map(Answered::uncounted));
         }
+        let (request, call) = calls::begin(self.context.node.metrics(), request);
+        let response = self.call(request).await?;
+        Ok(call.answer(response))
+    }
+
+    async fn call(&mut self, request: Request<calls::Asked>) -> Result<Response<Body>, Infallible> {
         let started = Instant::now();
         let uri = request.uri().clone();
         let path = uri.path();
@@ -186,6 +197,10 @@ impl Services {
             && self.context.node.auth().enabled()
         {
             return http::certificate_ignored().map(|bytes| Body::new(Full::new(bytes)));
+        }
+        if uri.path() == metrics::PATH {
+            let response = metrics::respond(&self.context.node, request.headers());
+            return response.map(|bytes| Body::new(Full::new(bytes)));
         }
         let response = http::client(
             &self.context.node,
@@ -397,7 +412,8 @@ async fn serve_connections(
     }
 }
 
-type ServeFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type ServeFuture =
+    Pin<Box<dyn Future<Output = Result<Response<Answered<Body>>, Infallible>> + Send>>;
 
 async fn serve_connection(
     stream: Readdressed<Stream>,

@@ -15,7 +15,8 @@ use ferrite_apply::{
 };
 use ferrite_membership::{Change, Cluster, Version};
 use ferrite_mvcc::schema::{self, Bucket};
-use ferrite_mvcc::{CompactionProgress, HashJob};
+use ferrite_metrics::Operation;
+use ferrite_mvcc::{CompactionProgress, HashJob, RequestError};
 use ferrite_proto::raftpb::Snapshot;
 
 use super::commit::{Input as CommitInput, Sealed};
@@ -93,6 +94,8 @@ pub struct Effects<R> {
     pub hashes: Vec<HashJob>,
     /// Whoever waited for everything to be committed.
     pub flushed: Vec<mpsc::Sender<()>>,
+    /// A slice of compaction was done, or the last one.
+    pub compacted: Option<CompactionProgress>,
 }
 
 impl<R> Default for Effects<R> {
@@ -112,6 +115,7 @@ impl<R> Default for Effects<R> {
             raft: Vec::new(),
             hashes: Vec::new(),
             flushed: Vec::new(),
+            compacted: None,
         }
     }
 }
@@ -139,6 +143,14 @@ enum Waiting {
     Commit,
     /// The database of a raft snapshot.
     Install { progress: Progress, since: Instant },
+}
+
+/// A request for what is compacted already counts as a success, as in the original.
+fn succeeded(applied: &Applied) -> bool {
+    match &applied.outcome {
+        Ok(_) => true,
+        Err(error) => matches!(error, ApplyError::Request(RequestError::Compacted)),
+    }
 }
 
 /// See the module.
@@ -186,6 +198,11 @@ impl ApplyStage {
         }
     }
 
+    /// Whether the database of a raft snapshot is being brought in.
+    pub fn is_installing(&self) -> bool {
+        matches!(self.waiting, Waiting::Install { .. })
+    }
+
     /// The state, for questions.
     pub fn applier(&self) -> &Applier {
         &self.applier
@@ -213,7 +230,8 @@ impl ApplyStage {
         }
     }
 
-    /// Takes one input. `answered_here` says whether a client of this member waits under an id.
+    /// Takes one input. `answered_here` says whether a client of this member waits under an id; `seen` is told of
+    /// every entry once it is applied: what it asked for, and whether it succeeded.
     ///
     /// # Errors
     /// Why the member cannot go on.
@@ -222,18 +240,19 @@ impl ApplyStage {
         input: Input,
         now: Instant,
         answered_here: impl Fn(u64) -> bool,
+        mut seen: impl FnMut(Option<Operation>, bool),
     ) -> Result<Effects<R>, String> {
         let mut effects = Effects::default();
         match input {
             Input::Committed(index) => self.committed(index, now, &mut effects),
             Input::Installed(view) => self.installed(view, now, &mut effects)?,
             other if self.is_blocked() => self.held.push_back(other),
-            other => self.take(other, now, &answered_here, &mut effects)?,
+            other => self.take(other, now, &answered_here, &mut seen, &mut effects)?,
         }
         while !self.is_blocked()
             && let Some(next) = self.held.pop_front()
         {
-            self.take(next, now, &answered_here, &mut effects)?;
+            self.take(next, now, &answered_here, &mut seen, &mut effects)?;
         }
         Ok(effects)
     }
@@ -263,10 +282,11 @@ impl ApplyStage {
         input: Input,
         now: Instant,
         answered_here: &impl Fn(u64) -> bool,
+        seen: &mut impl FnMut(Option<Operation>, bool),
         effects: &mut Effects<R>,
     ) -> Result<(), String> {
         match input {
-            Input::Apply(job) => self.apply(job, now, answered_here, effects),
+            Input::Apply(job) => self.apply(job, now, answered_here, seen, effects),
             Input::Install(snapshot) => {
                 self.install(&snapshot, now, effects);
                 Ok(())
@@ -332,6 +352,7 @@ impl ApplyStage {
         job: ApplyJob,
         now: Instant,
         answered_here: &impl Fn(u64) -> bool,
+        seen: &mut impl FnMut(Option<Operation>, bool),
         effects: &mut Effects<R>,
     ) -> Result<(), String> {
         let mut done = 0;
@@ -341,6 +362,7 @@ impl ApplyStage {
                 .apply(entry, answered_here)
                 .map_err(|error| error.to_string())?;
             done += 1;
+            seen(applied.operation, succeeded(&applied));
             self.outcome(applied, now, answered_here, effects)?;
             self.freeze_if_full(now, effects);
             if self.is_blocked() {
@@ -506,6 +528,7 @@ impl ApplyStage {
                 .compaction_step(COMPACTION_SLICE)
                 .map_err(|error| format!("compaction: {error}"))?;
             self.dirty(now);
+            effects.compacted = Some(progress);
             match progress {
                 CompactionProgress::Finished(revision) => {
                     tracing::info!(

@@ -165,6 +165,8 @@ pub struct Effects<R> {
     pub leader_changed: bool,
     /// Messages from peers that made no sense, for the log.
     pub refused: Vec<String>,
+    /// Rounds of reads for which nobody has confirmed a leader while their readers were patient.
+    pub slow_reads: usize,
 }
 
 impl<R> Default for Effects<R> {
@@ -178,6 +180,7 @@ impl<R> Default for Effects<R> {
             dropped: Vec::new(),
             leader_changed: false,
             refused: Vec::new(),
+            slow_reads: 0,
         }
     }
 }
@@ -193,6 +196,7 @@ impl<R> Effects<R> {
             && self.dropped.is_empty()
             && self.refused.is_empty()
             && !self.leader_changed
+            && self.slow_reads == 0
     }
 }
 
@@ -336,7 +340,7 @@ impl<R> RaftStage<R> {
                 };
                 self.raw.report_snapshot(id, status);
             }
-            Input::Tick { disk_stalled } => self.tick(disk_stalled),
+            Input::Tick { disk_stalled } => self.tick(disk_stalled, effects),
             Input::AdvanceTicks(ticks) => {
                 for _ in 0..ticks {
                     self.raw.tick();
@@ -406,7 +410,7 @@ impl<R> RaftStage<R> {
         }
     }
 
-    fn tick(&mut self, disk_stalled: bool) {
+    fn tick(&mut self, disk_stalled: bool, effects: &mut Effects<R>) {
         self.stalled_ticks = if disk_stalled {
             self.stalled_ticks + 1
         } else {
@@ -435,6 +439,9 @@ impl<R> RaftStage<R> {
         let retry = self.params.read_retry_ticks;
         for round in &mut self.rounds {
             round.ticks_waited += 1;
+            if round.ticks_waited == hold {
+                effects.slow_reads += 1;
+            }
             if round.ticks_waited.is_multiple_of(retry) {
                 self.raw.read_index(context_bytes(round.context));
             }

@@ -35,7 +35,7 @@ impl Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.0.admit(request.metadata(), false)?;
+        self.0.admit_stream(request.metadata(), false)?;
         let known = request.get_ref().service.is_empty();
         let mut says = self.0.serving.subscribe();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);

@@ -1,7 +1,10 @@
 //! `etcdserverpb.KV`.
 
+use std::time::Instant;
+
 use ferrite_apply::Response as Applied;
 use ferrite_auth::Checker;
+use ferrite_metrics::Operation;
 use ferrite_mvcc::kv;
 use ferrite_proto::etcdserverpb::kv_server::Kv;
 use ferrite_proto::etcdserverpb::response_op::Response as OpResponse;
@@ -17,6 +20,7 @@ use super::range_stream::{LeaderLost, Pieces};
 use super::{Context, leader_lost, mismatched, slices, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
+use crate::metrics::Reading;
 
 /// The service.
 #[derive(Clone)]
@@ -60,10 +64,15 @@ impl Kv for KvService {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         kv::check_range(&request).map_err(|error| errors::request(&error))?;
+        let reading = Reading::begin(&self.0.node, Operation::Range);
         let right = self.begin_range(&caller, &request).await?;
+        let started = Instant::now();
         let found = slices::range(self.0.node.store(), &request).await;
+        let metrics = self.0.node.metrics();
+        metrics.observe_range(found.is_ok(), started.elapsed());
         right.still_holds(&self.0)?;
         let mut response = found.map_err(|error| errors::request(&error))?;
+        reading.succeeded();
         response.header = self.0.complete(response.header);
         Ok(Response::new(response))
     }
@@ -75,7 +84,7 @@ impl Kv for KvService {
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         self.0.capable()?;
-        self.0.admit(request.metadata(), false)?;
+        self.0.admit_stream(request.metadata(), false)?;
         let leader_lost = wants_leader(request.metadata()).then(|| {
             let node = self.0.node.clone();
             Box::pin(async move { leader_lost(&node).await }) as LeaderLost
@@ -144,6 +153,7 @@ impl Kv for KvService {
             if !kv::is_txn_serializable(&request) {
                 self.linearizable().await?;
             }
+            let reading = Reading::begin(&self.0.node, Operation::ReadonlyTxn);
             let right = self
                 .0
                 .may_read(&caller, |state, who| {
@@ -152,7 +162,9 @@ impl Kv for KvService {
                 .await?;
             let found = kv::range_txn(self.0.node.store(), &request);
             right.still_holds(&self.0)?;
-            found.map_err(|error| errors::request(&error))?
+            let found = found.map_err(|error| errors::request(&error))?;
+            reading.succeeded();
+            found
         } else {
             let request = InternalRaftRequest {
                 txn: Some(request),

@@ -11,7 +11,7 @@ use ferrite_proto::etcdserverpb::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::access::LeaseChecker;
 use super::{Context, leader_lost, mismatched, wants_leader};
@@ -107,7 +107,7 @@ impl Lease for LeaseService {
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         self.0.capable()?;
-        self.0.admit(request.metadata(), false)?;
+        self.0.admit_stream(request.metadata(), false)?;
         let needs_leader = wants_leader(request.metadata());
         let caller = Caller::of(&request);
         let mut asked = request.into_inner();
@@ -120,7 +120,14 @@ impl Lease for LeaseService {
                     let answer = match asked.message().await {
                         Ok(Some(request)) => service.keep_alive(&caller, request.id).await,
                         // The client ended its side, or is gone.
-                        Ok(None) | Err(_) => return,
+                        Ok(None) => return,
+                        Err(status) => {
+                            if status.code() != Code::Cancelled {
+                                let metrics = service.0.node.metrics();
+                                metrics.stream_failed("receive", "lease-keepalive");
+                            }
+                            return;
+                        }
                     };
                     let failed = answer.is_err();
                     if answers.send(answer).await.is_err() || failed {

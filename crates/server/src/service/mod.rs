@@ -130,6 +130,27 @@ impl Context {
     /// # Errors
     /// The status to answer with.
     pub fn admit(&self, metadata: &MetadataMap, served_by_learner: bool) -> Result<(), Status> {
+        self.judge(metadata, served_by_learner, false)
+    }
+
+    /// As [`Context::admit`], for calls that are streams.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    pub fn admit_stream(
+        &self,
+        metadata: &MetadataMap,
+        served_by_learner: bool,
+    ) -> Result<(), Status> {
+        self.judge(metadata, served_by_learner, true)
+    }
+
+    fn judge(
+        &self,
+        metadata: &MetadataMap,
+        served_by_learner: bool,
+        stream: bool,
+    ) -> Result<(), Status> {
         if !served_by_learner && self.is_learner() {
             return Err(errors::not_for_learner());
         }
@@ -138,10 +159,24 @@ impl Context {
         {
             return Err(errors::invalid_api_version());
         }
+        self.count(metadata, stream);
         if wants_leader(metadata) && self.node.status().leader() == 0 {
             return Err(errors::no_leader());
         }
         Ok(())
+    }
+
+    /// Counts a call by the version that its client names. What the member asks itself has no content type.
+    fn count(&self, metadata: &MetadataMap, stream: bool) {
+        if !metadata.contains_key("content-type") {
+            return;
+        }
+        let version = metadata
+            .get("client-api-version")
+            .and_then(|version| std::str::from_utf8(version.as_bytes()).ok())
+            .unwrap_or("unknown");
+        let [unary, streams] = self.node.metrics().client_requests.of(version);
+        if stream { streams } else { unary }.inc();
     }
 
     /// Refuses a write for which the database has no room, and raises the alarm.
