@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use ferrite_auth::Store as AuthStore;
 use ferrite_lease::{Lessor, TTL_MAX_SECONDS};
-use ferrite_metrics::Operation;
 use ferrite_membership::{
     Change, Cluster, DowngradeInfo, V2Request, Version, bucket, decode_v2_request,
 };
+use ferrite_metrics::Operation;
 use ferrite_mvcc::schema::{self, Bucket};
 use ferrite_mvcc::{Backend, Changes, FileView, ReadError, RequestError, Store, kv};
 use ferrite_proto::etcdserverpb::{self as pb, AlarmType, InternalRaftRequest};

@@ -581,11 +581,7 @@ impl Metrics {
                 &["Type", "API"],
                 &self.stream_failures,
             ),
-            (
-                &labelled::FEATURES,
-                &["name", "stage"],
-                &self.features,
-            ),
+            (&labelled::FEATURES, &["name", "stage"], &self.features),
             (
                 &labelled::ALARMS,
                 &["server_id", "alarm_type"],

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
-use ferrite_proto::mvccpb::KeyValue;
 use ferrite_metrics::{Counter, Sharded};
+use ferrite_proto::mvccpb::KeyValue;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use thiserror::Error;

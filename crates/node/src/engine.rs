@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrite_bolt::{Bucket as BoltBucket, CommitStats, Db, Error as BoltError, Options, PageFile, ReadTx};
+use ferrite_bolt::{
+    Bucket as BoltBucket, CommitStats, Db, Error as BoltError, Options, PageFile, ReadTx,
+};
 use ferrite_mvcc::schema::Bucket;
 use ferrite_mvcc::{Batch, FileView, ReadError};
 

@@ -456,11 +456,7 @@ fn begin(
         node_id: own,
         cluster_id: cluster.id,
     };
-    let mut wal = Wal::create(
-        &config.wal_dir(),
-        &metadata,
-        disk.wal_options(config),
-    )?;
+    let mut wal = Wal::create(&config.wal_dir(), &metadata, disk.wal_options(config))?;
     let mut storage = MemStorage::new();
     let mut hard_state = HardState::default();
     if config.new_cluster {

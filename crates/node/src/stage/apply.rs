@@ -14,8 +14,8 @@ use ferrite_apply::{
     Alarms, Applied, Applier, ApplyError, Effect, Progress, Response, TokenChange,
 };
 use ferrite_membership::{Change, Cluster, Version};
-use ferrite_mvcc::schema::{self, Bucket};
 use ferrite_metrics::Operation;
+use ferrite_mvcc::schema::{self, Bucket};
 use ferrite_mvcc::{CompactionProgress, HashJob, RequestError};
 use ferrite_proto::raftpb::Snapshot;
 

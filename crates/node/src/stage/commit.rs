@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrite_bolt::CommitStats;
 use ferrite_apply::Progress;
+use ferrite_bolt::CommitStats;
 use ferrite_membership::{Cluster, v2store};
 use ferrite_mvcc::{Backend, Batch};
 use ferrite_proto::raftpb::{ConfState, Snapshot, SnapshotMetadata};

@@ -40,7 +40,9 @@ pub(crate) fn count_alarms(metrics: &Metrics, alarms: &Alarms) {
         .iter()
         .map(|alarm| (hex(alarm.member_id), alarm.alarm().as_str_name()))
         .collect();
-    let raised = raised.iter().map(|(member, kind)| vec![member.as_str(), *kind]);
+    let raised = raised
+        .iter()
+        .map(|(member, kind)| vec![member.as_str(), *kind]);
     metrics.alarms.set_only(raised);
 }
 
@@ -146,7 +148,8 @@ impl ApplyThread {
         let metrics = &self.metrics;
         match progress {
             CompactionProgress::Idle => {}
-            CompactionProgress::Working | CompactionProgress::AwaitingHash => {
+            CompactionProgress::AwaitingHash => self.compacting = Some((began, sum)),
+            CompactionProgress::Working => {
                 metrics.compaction_pause.observe(took);
                 self.compacting = Some((began, sum));
             }

@@ -40,9 +40,8 @@ impl Heartbeats {
                 continue;
             }
             let before = self.sent.insert(message.to, now);
-            let exceeded = before.and_then(|before| {
-                now.saturating_duration_since(before).checked_sub(expected)
-            });
+            let exceeded = before
+                .and_then(|before| now.saturating_duration_since(before).checked_sub(expected));
             if let Some(exceeded) = exceeded.filter(|exceeded| !exceeded.is_zero()) {
                 late += 1;
                 tracing::warn!(

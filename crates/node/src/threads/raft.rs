@@ -101,12 +101,7 @@ impl RaftThread {
         self.applied.clear();
     }
 
-    fn note_leadership(
-        &self,
-        before: Leadership,
-        effects: &Effects<ReadWaiter>,
-        now: Instant,
-    ) {
+    fn note_leadership(&self, before: Leadership, effects: &Effects<ReadWaiter>, now: Instant) {
         let seen = self.stage.leadership();
         self.status.publish(&seen, effects.leader_changed, now);
         let id = self.stage.core().basic_status().id;

@@ -307,7 +307,10 @@ mod tests {
         for length in lengths {
             bytes.push(0);
             bytes.extend(u32::try_from(length).expect("it is small").to_be_bytes());
-            bytes.extend(std::iter::repeat_n(7, usize::try_from(length).expect("it is small")));
+            bytes.extend(std::iter::repeat_n(
+                7,
+                usize::try_from(length).expect("it is small"),
+            ));
         }
         for size in [1, 2, 4, 5, 6, 7, 100, bytes.len()] {
             let (mut messages, mut found) = (Messages::default(), Vec::new());

@@ -143,9 +143,8 @@ fn peer(page: &mut Page, local: &str, seen: &PeerStats) {
         let active = f64::from(u8::from(seen.active));
         page.number(&asked::ACTIVE_PEERS, &between, active);
     }
-    let sending = seen.snapshot_send_inflight
-        + seen.snapshot_send_success
-        + seen.snapshot_send_failures;
+    let sending =
+        seen.snapshot_send_inflight + seen.snapshot_send_success + seen.snapshot_send_failures;
     let receiving = seen.snapshot_receive_inflight
         + seen.snapshot_receive_success
         + seen.snapshot_receive_failures;

@@ -248,7 +248,8 @@ mod tests {
         assert_eq!(limit(limits, "Max open files"), Some(1024.0));
         assert_eq!(limit(limits, "Max address space"), Some(u64::MAX as f64));
         assert_eq!(limit(limits, "Max luck"), None);
-        let netstat = "TcpExt: A B\nTcpExt: 1 2\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 31 4\n";
+        let netstat =
+            "TcpExt: A B\nTcpExt: 1 2\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 31 4\n";
         assert_eq!(octets(netstat, "InOctets"), Some(31.0));
         assert_eq!(octets(netstat, "OutOctets"), Some(4.0));
         assert_eq!(octets(netstat, "Nothing"), None);

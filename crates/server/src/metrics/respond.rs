@@ -173,7 +173,10 @@ mod tests {
         for (accept, expected) in [
             ("*/*", (Text, "underscores")),
             ("text/plain;version=0.0.4", (Text, "underscores")),
-            ("application/openmetrics-text;version=1.0.0", (Text, "underscores")),
+            (
+                "application/openmetrics-text;version=1.0.0",
+                (Text, "underscores"),
+            ),
             (BINARY, (Binary, "underscores")),
             (
                 "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.9",
@@ -206,7 +209,11 @@ mod tests {
             ("gzip, *;q=0.1", true),
             ("deflate", false),
         ] {
-            assert_eq!(wants_gzip(&headers(ACCEPT_ENCODING, accept)), expected, "{accept}");
+            assert_eq!(
+                wants_gzip(&headers(ACCEPT_ENCODING, accept)),
+                expected,
+                "{accept}"
+            );
         }
         assert!(!wants_gzip(&HeaderMap::new()));
     }

@@ -11,10 +11,10 @@ use ferrite_proto::etcdserverpb::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::access::LeaseChecker;
-use super::{Context, leader_lost, mismatched, wants_leader};
+use super::{Context, is_failure, leader_lost, mismatched, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
 
@@ -122,7 +122,7 @@ impl Lease for LeaseService {
                         // The client ended its side, or is gone.
                         Ok(None) => return,
                         Err(status) => {
-                            if status.code() != Code::Cancelled {
+                            if is_failure(&status) {
                                 let metrics = service.0.node.metrics();
                                 metrics.stream_failed("receive", "lease-keepalive");
                             }

@@ -124,8 +124,7 @@ impl Maintenance for MaintenanceService {
         let started = Instant::now();
         let hash = aside(move || store.hash()).await;
         self.0.node.metrics().hash.observe(started.elapsed());
-        let hash = hash?
-            .map_err(|error| errors::request(&RequestError::from(error)))?;
+        let hash = hash?.map_err(|error| errors::request(&RequestError::from(error)))?;
         Ok(Response::new(HashResponse {
             header: Some(self.0.header_now()),
             hash,
@@ -143,8 +142,7 @@ impl Maintenance for MaintenanceService {
         let started = Instant::now();
         let found = aside(move || store.hash_kv(revision)).await;
         self.0.node.metrics().hash_rev.observe(started.elapsed());
-        let found = found?
-            .map_err(|error| errors::request(&RequestError::from(error)))?;
+        let found = found?.map_err(|error| errors::request(&RequestError::from(error)))?;
         Ok(Response::new(HashKvResponse {
             header: Some(self.0.header(found.current_revision)),
             hash: found.hash,

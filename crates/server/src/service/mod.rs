@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use ferrite_node::Node;
 use ferrite_proto::etcdserverpb::ResponseHeader;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 
 use crate::auth::Gate;
 use crate::errors;
@@ -232,6 +232,12 @@ pub fn wants_leader(metadata: &MetadataMap) -> bool {
     metadata
         .get("hasleader")
         .is_some_and(|value| value.as_bytes() == b"true")
+}
+
+/// Whether a stream failed by what was sent, and not because its client went away.
+pub fn is_failure(status: &Status) -> bool {
+    // What is wrong with a connection has the connection's error behind it.
+    status.code() != Code::Cancelled && std::error::Error::source(status).is_none()
 }
 
 /// Returns once no leader has been known for three election timeouts.

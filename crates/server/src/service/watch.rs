@@ -20,7 +20,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Context, wants_leader};
+use super::{Context, is_failure, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
 
@@ -164,7 +164,9 @@ impl WatchService {
                     Ok(None) => half_open = false,
                     Err(status) if status.code() == Code::Cancelled => return Err(errors::watch_canceled()),
                     Err(status) => {
-                        metrics.stream_failed("receive", "watch");
+                        if is_failure(&status) {
+                            metrics.stream_failed("receive", "watch");
+                        }
                         return Err(status);
                     }
                 },

@@ -12,6 +12,7 @@ mod leases;
 mod left;
 mod maintenance;
 mod memory;
+mod metrics;
 mod mixed;
 mod one_member;
 mod pause;
