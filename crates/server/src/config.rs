@@ -17,6 +17,8 @@ use crate::memory;
 use crate::service::watch::PROGRESS_INTERVAL_MIN;
 use crate::tls;
 
+/// What `--metrics` can be; etcd takes anything else for the first.
+const METRICS: [&str; 2] = ["basic", crate::metrics::EXTENSIVE];
 /// The default quota, as etcd's.
 const QUOTA_DEFAULT_BYTES: u64 = 2 << 30;
 /// Above this the original warns.
@@ -183,6 +185,13 @@ pub fn read(values: &Values) -> Result<Config, String> {
             "--election-timeout[{election_ms}ms] is too long, and should be set less than {ELECTION_MAX_MS}ms"
         ));
     }
+    let metrics = values.text("metrics");
+    if !METRICS.contains(&metrics) {
+        warnings.push(format!(
+            "--metrics={metrics} is taken for basic; it can be {}",
+            METRICS.join(" or ")
+        ));
+    }
     let quota_bytes = match values.signed("quota-backend-bytes") {
         0 => Some(QUOTA_DEFAULT_BYTES),
         negative if negative < 0 => None,
@@ -290,7 +299,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         listen_peer,
         listen_client,
         warn_unary: values.duration("warning-unary-request-duration"),
-        metrics: values.text("metrics").to_owned(),
+        metrics: metrics.to_owned(),
         watch_progress_interval,
         gate: Arc::new(Gate::new(tokens, bcrypt_cost)),
         tls,

@@ -691,6 +691,38 @@ async fn members_count_each_other_and_what_passes_between_them() {
         page.value("etcd_server_has_leader") == 0.0 && page.value("etcd_server_is_leader") == 0.0
     })
     .await;
+    let alone = cluster.member(behind);
+    let client = cluster.client(behind);
+    let hopeless = tokio::spawn(async move { put(&client, "k", "v").await });
+    let page = shows("a proposal waits", alone, |page| {
+        page.value("etcd_server_proposals_pending") >= 1.0
+    })
+    .await;
+    let failed = page.value("etcd_server_proposals_failed_total");
+    hopeless.abort();
+    const FAILED: &str = "etcd_server_request_duration_seconds_count{success=\"false\",type=\"Put\"}";
+    let page = shows("it has failed", alone, |page| {
+        page.value("etcd_server_proposals_pending") == 0.0 && page.value(FAILED) >= 1.0
+    })
+    .await;
+    assert!(page.value("etcd_server_proposals_failed_total") > failed);
+    let codes = ["grpc_code=\"Canceled\",grpc_method=\"Put\""];
+    assert!(page.sum("grpc_server_handled_total", &codes) >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_over_is_counted_where_it_was_judged() {
+    let _turn = beside_others().await;
+    let cluster = one(Kind::Ferrite, &[]).await;
+    let grant = pb::LeaseGrantRequest { id: 7, ttl: 1 };
+    let mut leases = cluster.client(0).lease();
+    leases.lease_grant(grant).await.expect("a lease");
+    let page = shows("the lease is gone", cluster.member(0), |page| {
+        page.value("etcd_debugging_lease_revoked_total") == 1.0
+    })
+    .await;
+    assert_eq!(page.value("etcd_debugging_server_lease_expired_total"), 1.0);
+    assert_eq!(page.value("etcd_debugging_lease_granted_total"), 1.0);
 }
 
 /// What the original's own test asks every member for.
