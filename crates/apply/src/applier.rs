@@ -7,6 +7,7 @@ use ferrite_lease::{Lessor, TTL_MAX_SECONDS};
 use ferrite_membership::{
     Change, Cluster, DowngradeInfo, V2Request, Version, bucket, decode_v2_request,
 };
+use ferrite_metrics::Operation;
 use ferrite_mvcc::schema::{self, Bucket};
 use ferrite_mvcc::{Backend, Changes, FileView, ReadError, RequestError, Store, kv};
 use ferrite_proto::etcdserverpb::{self as pb, AlarmType, InternalRaftRequest};
@@ -17,6 +18,7 @@ use prost::Message;
 use crate::alarms::Alarms;
 use crate::auth::TokenChange;
 use crate::error::ApplyError;
+use crate::operation::operation;
 use crate::response::Response;
 
 /// What the cluster's operator fixed for this member.
@@ -82,6 +84,8 @@ pub struct Applied {
     pub effects: Vec<Effect>,
     /// What changed in the store, for watchers. Already visible to readers.
     pub changes: Changes,
+    /// What the entry asked for; none when it was no request.
+    pub operation: Option<Operation>,
 }
 
 /// Why a member cannot go on applying. The state is as it was before the entry.
@@ -252,6 +256,7 @@ impl Applier {
                 outcome: Ok(Response::Empty),
                 effects: Vec::new(),
                 changes: Changes::default(),
+                operation: None,
             });
         }
         if entry.index != self.progress.index + 1 {
@@ -293,12 +298,14 @@ impl Applier {
             (Some(header), 0) => header.id,
             (_, id) => id,
         };
+        let operation = operation(&request);
         let (outcome, effects) = self.dispatch(request, entry.index, !answered_here(request_id))?;
         Ok(Applied {
             request_id,
             outcome,
             effects,
             changes: std::mem::take(&mut self.changes),
+            operation: Some(operation),
         })
     }
 
@@ -584,6 +591,7 @@ impl Applier {
                 outcome: Err(refusal.into()),
                 effects: vec![Effect::ConfChange(empty)],
                 changes: Changes::default(),
+                operation: None,
             });
         }
         let done =
@@ -618,6 +626,7 @@ impl Applier {
             )),
             effects,
             changes: Changes::default(),
+            operation: None,
         })
     }
 
@@ -693,6 +702,7 @@ fn nobody(effects: Vec<Effect>) -> Applied {
         outcome: Ok(Response::Empty),
         effects,
         changes: Changes::default(),
+        operation: None,
     }
 }
 

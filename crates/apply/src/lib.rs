@@ -10,6 +10,7 @@ mod alarms;
 mod applier;
 mod auth;
 mod error;
+mod operation;
 mod response;
 
 pub use alarms::{Alarms, MemberAlarm};
@@ -18,4 +19,5 @@ pub use auth::TokenChange;
 pub use error::ApplyError;
 pub use ferrite_auth::{Answer as AuthAnswer, ROOT, View as AuthView};
 pub use ferrite_lease::{Lessor, View as LeaseView};
+pub use operation::operation;
 pub use response::Response;

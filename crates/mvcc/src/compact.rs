@@ -145,6 +145,8 @@ impl Store {
             more = state.index.collect(revision, slice, &mut gone);
             let keys: Vec<RevisionBytes> = gone.iter().map(|k| k.encode()).collect();
             self.backend.delete_all(Bucket::Key, &keys);
+            drop(state);
+            self.tally.compacted.add(keys.len() as u64);
         }
         if more {
             return Ok(CompactionProgress::Working);

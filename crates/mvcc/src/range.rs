@@ -61,6 +61,17 @@ impl Store {
         range_end: &[u8],
         options: RangeOptions,
     ) -> Result<RangeResult, Error> {
+        self.tally.ranges.inc();
+        self.range_on(key, range_end, options)
+    }
+
+    /// As [`Store::range`], for what belongs to a range that is counted already.
+    pub(crate) fn range_on(
+        &self,
+        key: &[u8],
+        range_end: &[u8],
+        options: RangeOptions,
+    ) -> Result<RangeResult, Error> {
         self.range_at(Span::new(key, range_end), options, None)
     }
 

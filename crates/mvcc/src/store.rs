@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
+use ferrite_metrics::{Counter, Sharded};
 use ferrite_proto::mvccpb::KeyValue;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
@@ -100,6 +101,30 @@ pub struct StoreStats {
     pub index_keys: usize,
     /// Versions that the next compactions can drop.
     pub garbage: usize,
+    /// Ranges read, those inside of transactions included.
+    pub ranges: u64,
+    /// Puts executed.
+    pub puts: u64,
+    /// Deletions executed, of whatever length.
+    pub deletes: u64,
+    /// Transactions of more than one operation, as etcd counts them: whatever is read on the way to a put or to a
+    /// transaction's choice is one.
+    pub txns: u64,
+    /// Bytes of the keys and values put.
+    pub put_bytes: u64,
+    /// Revisions that compactions removed.
+    pub compacted: u64,
+}
+
+/// What [`StoreStats`] is made of: operations since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) ranges: Sharded,
+    pub(crate) puts: Counter,
+    pub(crate) deletes: Counter,
+    pub(crate) txns: Sharded,
+    pub(crate) put_bytes: Counter,
+    pub(crate) compacted: Counter,
 }
 
 /// What readers and the writer share.
@@ -126,6 +151,7 @@ pub struct Store {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) hashes: Mutex<HashCache>,
     pub(crate) options: RestoreOptions,
+    pub(crate) tally: Tally,
     // copies of what `state` holds, for callers that want only these
     current: AtomicI64,
     compacted: AtomicI64,
@@ -164,6 +190,7 @@ impl Store {
             }),
             hashes: Mutex::default(),
             options,
+            tally: Tally::default(),
             current: AtomicI64::new(1),
             compacted: AtomicI64::new(-1),
         };
@@ -247,6 +274,12 @@ impl Store {
             keys: state.index.living(),
             index_keys: state.index.keys(),
             garbage: state.index.garbage(),
+            ranges: self.tally.ranges.get(),
+            puts: self.tally.puts.get(),
+            deletes: self.tally.deletes.get(),
+            txns: self.tally.txns.get(),
+            put_bytes: self.tally.put_bytes.get(),
+            compacted: self.tally.compacted.get(),
         }
     }
 }

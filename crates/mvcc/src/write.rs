@@ -3,6 +3,7 @@
 //! Changes go into index and buffers at once, at a revision readers do not look at yet;
 //! [`WriteTxn::end`] makes all of them visible in one step.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
@@ -69,6 +70,11 @@ pub struct WriteTxn<'a> {
     begin: i64,
     events: Vec<Event>,
     ended: bool,
+    /// Operations since the beginning, or since [`WriteTxn::decided`].
+    ranges: Cell<u64>,
+    puts: u64,
+    deletes: u64,
+    put_bytes: u64,
 }
 
 impl Store {
@@ -81,6 +87,10 @@ impl Store {
             begin: self.current_revision(),
             events: Vec::new(),
             ended: false,
+            ranges: Cell::new(0),
+            puts: 0,
+            deletes: 0,
+            put_bytes: 0,
         }
     }
 }
@@ -98,6 +108,8 @@ impl WriteTxn<'_> {
 
     /// Puts a key. The lease must exist, or be what the key already has. Returns the revision.
     pub fn put(&mut self, key: &[u8], value: &[u8], lease: i64, leases: &mut dyn Leases) -> i64 {
+        self.puts += 1;
+        self.put_bytes += (key.len() + value.len()) as u64;
         let main = self.begin + 1;
         let sub = self.next_sub();
         let at = Revision::new(main, i64::from(sub));
@@ -128,6 +140,7 @@ impl WriteTxn<'_> {
 
     /// Deletes the keys from `key` to before `range_end`; returns how many.
     pub fn delete_range(&mut self, key: &[u8], range_end: &[u8], leases: &mut dyn Leases) -> i64 {
+        self.deletes += 1;
         let span = Span::new(key, range_end);
         let main = self.begin + 1;
         let first = self.events.len();
@@ -177,6 +190,7 @@ impl WriteTxn<'_> {
         range_end: &[u8],
         options: RangeOptions,
     ) -> Result<RangeResult, Error> {
+        self.ranges.set(self.ranges.get() + 1);
         self.store
             .range_at(Span::new(key, range_end), options, Some(self.revision()))
     }
@@ -196,6 +210,33 @@ impl WriteTxn<'_> {
         Changes { revision, events }
     }
 
+    /// What was read so far served to decide what will be done: it counts for itself.
+    pub(crate) fn decided(&mut self) {
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let tally = &self.store.tally;
+        let (ranges, puts, deletes) = (
+            self.ranges.take(),
+            std::mem::take(&mut self.puts),
+            std::mem::take(&mut self.deletes),
+        );
+        if ranges + puts + deletes > 1 {
+            tally.txns.inc();
+        }
+        // Most transactions are of one kind: nothing is added where there is nothing.
+        for (counter, n) in [(&tally.puts, puts), (&tally.deletes, deletes)] {
+            if n > 0 {
+                counter.add(n);
+            }
+        }
+        if ranges > 0 {
+            tally.ranges.add(ranges);
+        }
+        tally.put_bytes.add(std::mem::take(&mut self.put_bytes));
+    }
+
     fn next_sub(&self) -> u32 {
         sub_of(self.events.len())
     }
@@ -203,6 +244,7 @@ impl WriteTxn<'_> {
 
 impl Drop for WriteTxn<'_> {
     fn drop(&mut self) {
+        self.count();
         if !self.ended && !self.events.is_empty() {
             self.store.backend.poison();
         }

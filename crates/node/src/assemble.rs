@@ -51,7 +51,10 @@ pub fn assemble<R>(
 ) -> Result<Stages<R>, StartError> {
     let member_id = recovered.member_id;
     let applied = recovered.applier.progress().index;
-    let snaps = recovered.disk.snap_dir(&config.snap_dir());
+    let snaps = recovered
+        .disk
+        .snap_dir(&config.snap_dir())
+        .timed(Arc::clone(&config.metrics));
     let core = RawNode::new(
         raft_config(config, member_id, applied, seed),
         recovered.storage,

@@ -1,9 +1,11 @@
 //! What a node is told at start.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrite_membership::Version;
+use ferrite_metrics::Metrics;
 use ferrite_peer::Dialer;
 
 use crate::compactor::Retention;
@@ -78,6 +80,8 @@ pub struct Config {
     pub dialer: Dialer,
     /// What the member does for itself and its cluster beside serving.
     pub upkeep: Upkeep,
+    /// Where everything that happens is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What a member does for itself and its cluster beside serving; the default is etcd's.

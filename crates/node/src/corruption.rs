@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferrite_membership::Cluster;
@@ -124,6 +124,14 @@ async fn hash_now(store: &Arc<Store>) -> Result<HashKv, String> {
     }
 }
 
+/// [`hash_now`] of a member that runs: how long it takes is counted.
+async fn hash_here(node: &Node) -> Result<HashKv, String> {
+    let started = Instant::now();
+    let hashed = hash_now(node.store()).await;
+    node.metrics().hash_rev.observe(started.elapsed());
+    hashed
+}
+
 /// Before a member that existed before serves anybody: compares what it holds with what the others held at its
 /// revision. Members that cannot tell are passed over.
 ///
@@ -198,7 +206,7 @@ pub async fn watch_newest(node: Node) {
 }
 
 async fn check_newest(node: &Node) -> Result<(), String> {
-    let before = hash_now(node.store()).await?;
+    let before = hash_here(node).await?;
     let cluster = node.published().get_cluster();
     let asker = Asker {
         member_id: node.member_id(),
@@ -210,7 +218,7 @@ async fn check_newest(node: &Node) -> Result<(), String> {
     node.linearizable()
         .await
         .map_err(|error| error.to_string())?;
-    let after = hash_now(node.store()).await?;
+    let after = hash_here(node).await?;
     if let Some(guilty) = judge_newest(node.member_id(), before, after, &peers) {
         tasks::raise_alarm(node, guilty, AlarmType::Corrupt).await;
     }

@@ -52,12 +52,13 @@ impl Disk {
     }
 
     /// How a log on it is written.
-    pub fn wal_options(&self, no_fsync: bool) -> WalOptions {
+    pub fn wal_options(&self, config: &crate::Config) -> WalOptions {
         WalOptions {
             fs: Arc::clone(&self.fs),
             segment_bytes: self.segment_bytes,
-            no_fsync,
+            no_fsync: config.no_fsync,
             preparation: self.preparation,
+            metrics: Arc::clone(&config.metrics),
         }
     }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrite_bolt::{Bucket as BoltBucket, Db, Error as BoltError, Options, PageFile, ReadTx};
+use ferrite_bolt::{
+    Bucket as BoltBucket, CommitStats, Db, Error as BoltError, Options, PageFile, ReadTx,
+};
 use ferrite_mvcc::schema::Bucket;
 use ferrite_mvcc::{Batch, FileView, ReadError};
 
@@ -180,7 +182,7 @@ impl Engine {
     ///
     /// # Errors
     /// Whatever the disk says. The engine answers nothing else afterwards.
-    pub fn commit(&self, batch: &Batch) -> Result<(), BoltError> {
+    pub fn commit(&self, batch: &Batch) -> Result<CommitStats, BoltError> {
         self.commit_where(batch, |_, _| true)
     }
 
@@ -189,7 +191,7 @@ impl Engine {
         &self,
         batch: &Batch,
         wanted: impl Fn(Bucket, &[u8]) -> bool,
-    ) -> Result<(), BoltError> {
+    ) -> Result<CommitStats, BoltError> {
         let mut tx = self.db.begin_write()?;
         for bucket in Bucket::ALL {
             let mut changes = batch
@@ -210,8 +212,7 @@ impl Engine {
                 }
             }
         }
-        tx.commit()?;
-        Ok(())
+        tx.commit()
     }
 
     /// The open file.

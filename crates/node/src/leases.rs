@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferrite_apply::{ApplyError, LeaseView, ROOT};
+use ferrite_apply::{ApplyError, LeaseView, ROOT, operation};
 use ferrite_lease::{CHECKPOINTS_MAX, Expiry, Renewal};
 use ferrite_peer::{FetchError, HttpClient, HttpReply};
 use ferrite_proto::etcdserverpb::{
@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 
 use crate::stage::apply::LeaseChange;
 use crate::stage::raft::{Input, Proposal};
-use crate::{Answer, Error, Node, Status};
+use crate::{Answer, Asked, Error, Node, Status};
 
 /// Pause between two passes over what is over.
 const PASS_INTERVAL: Duration = Duration::from_millis(500);
@@ -286,6 +286,7 @@ async fn pass(node: &Node) {
             return;
         }
         let node = node.clone();
+        node.metrics().lease_expired.inc();
         under_way.spawn(async move { revoke(&node, term, id).await });
     }
     while under_way.join_next().await.is_some() {}
@@ -385,9 +386,13 @@ impl Node {
             id,
             data: Bytes::from(request.encode_to_vec()),
         };
+        let asked = Asked::new(self, operation(&request));
         let timeout = self.0.config.request_timeout();
-        self.wait_for(id, Input::ProposeInTerm { term, proposal }, Some(timeout))
-            .await
+        let outcome = self
+            .wait_for(id, Input::ProposeInTerm { term, proposal }, Some(timeout))
+            .await;
+        asked.answered(&outcome);
+        outcome
     }
 
     /// Whether this member leads: by its own knowledge as long as its raft thread is at work, by a
@@ -424,6 +429,7 @@ impl Node {
                     let _either_way = gone.await;
                 }
                 Attempt::Renewed(ttl) => {
+                    self.metrics().lease_renewed.inc();
                     self.clear_checkpoint(id).await?;
                     return Ok(ttl);
                 }

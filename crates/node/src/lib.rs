@@ -35,7 +35,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use ferrite_apply::{AuthView, Response};
+use ferrite_apply::{AuthView, Response, operation};
+use ferrite_metrics::{Metrics, Operation};
 use ferrite_mvcc::Store;
 use ferrite_peer::Transport;
 use ferrite_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
@@ -61,6 +62,7 @@ use snapshot::{PeerHandler, Transfers};
 use stage::raft::{Input, Proposal};
 use threads::apply::{ApplyThread, Command as ApplyCommand};
 use threads::commit::{Command as CommitCommand, CommitThread};
+use threads::heartbeats::Heartbeats;
 use threads::raft::RaftThread;
 use threads::wal::{Command as WalCommand, LogThread, SyncWatch};
 use tokens::Tokens;
@@ -159,6 +161,8 @@ impl Node {
         let commit = Queue::new(usize::MAX);
         let status = Arc::new(Status::default());
         let published = Arc::new(Published::new(&recovered.applier));
+        threads::apply::count_version(&config.metrics, recovered.applier.cluster());
+        threads::apply::count_alarms(&config.metrics, recovered.applier.alarms());
         let applied = Arc::new(AppliedIndex::new(progress.index));
         let waiters = Arc::new(Waiters::default());
         let defragmentations = Arc::new(Waiters::default());
@@ -188,6 +192,7 @@ impl Node {
             engine: Arc::clone(&engine),
             transfers: Arc::clone(&transfers),
             events: events.clone(),
+            metrics: Arc::clone(&config.metrics),
         });
         let transport = Transport::start_with(
             peer_config(&config, &member_id, cluster_id),
@@ -215,6 +220,8 @@ impl Node {
             watch: watch.clone(),
             tick: config.tick,
             election_timeout,
+            heartbeats: Heartbeats::new(config.tick),
+            metrics: Arc::clone(&config.metrics),
         };
         let log_thread = LogThread {
             stage: stages.log,
@@ -240,6 +247,9 @@ impl Node {
             transport: transport.clone(),
             events,
             member_id,
+            warn_apply: config.warn_apply,
+            metrics: Arc::clone(&config.metrics),
+            compacting: None,
             on_fatal: on_fatal.clone(),
         };
         let commit_thread = CommitThread {
@@ -250,6 +260,8 @@ impl Node {
             wal: wal.clone(),
             transfers,
             defragmentations: Arc::clone(&defragmentations),
+            metrics: Arc::clone(&config.metrics),
+            defragmenting: None,
             on_fatal,
         };
         let threads = Threads {
@@ -337,6 +349,16 @@ impl Node {
         &self.0.published
     }
 
+    /// Where what happens is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.config.metrics
+    }
+
+    /// Requests and changes of membership that wait to be applied.
+    pub fn pending_proposals(&self) -> usize {
+        self.0.waiters.len()
+    }
+
     /// The other members.
     pub fn transport(&self) -> &Transport {
         &self.0.transport
@@ -399,22 +421,31 @@ impl Node {
         deadline: Option<Instant>,
     ) -> impl Future<Output = Answer> + Send {
         // Encoded before the first await: the request is a large struct, and not to be kept with the call.
-        let proposal = self.proposal(request);
+        let taken = if self.refuses(&request) {
+            Err(Error::TooManyRequests)
+        } else {
+            let asked = Asked::new(self, operation(&request));
+            Ok((asked, self.proposal(request)))
+        };
         async move {
-            let proposal = proposal?;
+            let (asked, proposal) = taken?;
             let mut timeout = self.0.config.request_timeout();
             if let Some(deadline) = deadline {
                 timeout = timeout.min(deadline.saturating_duration_since(Instant::now()));
             }
-            self.wait_for(proposal.id, Input::Propose(proposal), Some(timeout))
-                .await
+            let outcome = match proposal {
+                Ok(proposal) => {
+                    self.wait_for(proposal.id, Input::Propose(proposal), Some(timeout))
+                        .await
+                }
+                Err(error) => Err(error),
+            };
+            asked.answered(&outcome);
+            outcome
         }
     }
 
     fn proposal(&self, mut request: InternalRaftRequest) -> Result<Proposal, Error> {
-        if self.refuses(&request) {
-            return Err(Error::TooManyRequests);
-        }
         let id = self.next_id();
         request.header = Some(RequestHeader {
             id,
@@ -720,6 +751,50 @@ impl Node {
             ("raft", self.0.raft.len()),
             ("wal", self.0.wal.len()),
         ])
+    }
+}
+
+/// A request on its way to its answer. What becomes of it is counted, also when the caller goes away.
+struct Asked<'a> {
+    metrics: &'a Metrics,
+    operation: Operation,
+    started: Instant,
+    /// Whether it is to be counted as one that failed when this is dropped.
+    open: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn new(node: &'a Node, operation: Operation) -> Self {
+        Asked {
+            metrics: node.metrics(),
+            operation,
+            started: Instant::now(),
+            open: true,
+        }
+    }
+
+    /// As in the original, what the state machine refuses has been answered well.
+    fn answered(mut self, outcome: &Answer) {
+        self.open = false;
+        let success = matches!(outcome, Ok(_) | Err(Error::Apply(_)));
+        if !success && !matches!(outcome, Err(Error::TooLarge | Error::Stopped)) {
+            self.metrics.proposals_failed.inc();
+        }
+        self.ended(success);
+    }
+
+    fn ended(&self, success: bool) {
+        let took = self.started.elapsed();
+        self.metrics.request.observe(self.operation, success, took);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.metrics.proposals_failed.inc();
+            self.ended(false);
+        }
     }
 }
 

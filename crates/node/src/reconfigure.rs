@@ -93,6 +93,19 @@ impl Node {
     /// # Errors
     /// [`Error::NotLeader`] elsewhere than on the leader; otherwise [`Error`].
     pub async fn promote_member(&self, id: u64) -> Result<Vec<pb::Member>, Error> {
+        let outcome = self.promote_here(id).await;
+        match &outcome {
+            Ok(_) => self.metrics().promote_successes.inc(),
+            Err(Error::NotLeader) => {}
+            Err(error) => {
+                let reason = error.to_string();
+                self.metrics().promote_failures.inc(&[&reason]);
+            }
+        }
+        outcome
+    }
+
+    async fn promote_here(&self, id: u64) -> Result<Vec<pb::Member>, Error> {
         if !self.status().is_leader() {
             return Err(Error::NotLeader);
         }

@@ -470,11 +470,7 @@ fn begin(
         node_id: own,
         cluster_id: cluster.id,
     };
-    let mut wal = Wal::create(
-        &config.wal_dir(),
-        &metadata,
-        disk.wal_options(config.no_fsync),
-    )?;
+    let mut wal = Wal::create(&config.wal_dir(), &metadata, disk.wal_options(config))?;
     let mut storage = MemStorage::new();
     let mut hard_state = HardState::default();
     if config.new_cluster {
@@ -580,7 +576,7 @@ fn restart(disk: &Disk, config: &Config, engine: Engine) -> Result<Recovered, St
     }
     facts.check_versions()?;
     engine = without_free_pages(disk, config, engine)?;
-    let options = disk.wal_options(config.no_fsync);
+    let options = disk.wal_options(config);
     let (mut wal, mut recovered) = repairing(disk, &wal_dir, || {
         Wal::open(&wal_dir, &record, options.clone())
     })?;

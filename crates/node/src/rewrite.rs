@@ -142,6 +142,7 @@ impl Rewrite {
                     std::cmp::Ordering::Greater => false,
                 },
             })
+            .map(drop)
             .map_err(kept)
     }
 

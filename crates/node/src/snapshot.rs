@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ferrite_membership::v2store;
+use ferrite_metrics::Metrics;
 use ferrite_peer::{Handler, Refused, SnapshotSource};
 use ferrite_proto::raftpb::{Message, Snapshot, SnapshotMetadata};
 use ferrite_raft::{is_local_msg, is_local_target};
@@ -83,6 +84,8 @@ pub struct PeerHandler {
     pub transfers: Arc<Transfers>,
     /// Told when the cluster says this member is out.
     pub events: tokio::sync::mpsc::UnboundedSender<Event>,
+    /// What happens is counted here.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Handler for PeerHandler {
@@ -114,7 +117,12 @@ impl Handler for PeerHandler {
 
     fn open_snapshot(&self, msg: &Message) -> Result<SnapshotSource, String> {
         self.transfers.begin();
-        open(&self.engine, &self.published, msg)
+        open(&self.engine, &self.published, &self.metrics, msg)
+    }
+
+    fn saved_database(&self, took: Duration, synced: Duration) {
+        self.metrics.snap_db_save.observe(took);
+        self.metrics.snap_db_fsync.observe(synced);
     }
 
     fn check_snapshot(&self, file: &Path, msg: &Message) -> Result<(), String> {
@@ -190,11 +198,13 @@ pub fn prepare(
 fn open(
     engine: &Mutex<Engine>,
     published: &Published,
+    metrics: &Arc<Metrics>,
     msg: &Message,
 ) -> Result<SnapshotSource, String> {
     let engine = engine.lock().clone();
     let (message, view) = prepare(&engine, published.get_cluster().id, msg)?;
     let size = view.tx().size();
+    let (metrics, started) = (Arc::clone(metrics), Instant::now());
     let (reader, mut writer) = std::io::pipe().map_err(|error| error.to_string())?;
     std::thread::Builder::new()
         .name("send-db".into())
@@ -203,6 +213,7 @@ fn open(
             if view.tx().write_to(&mut writer).is_ok() {
                 let _given_up = writer.flush();
             }
+            metrics.snapshot.observe(started.elapsed());
         })
         .map_err(|error| error.to_string())?;
     Ok(SnapshotSource {

@@ -66,6 +66,16 @@ impl<T: Send + 'static> Waiters<T> {
         self.shard(id).lock().remove(&id);
     }
 
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Forgets everybody: they learn that no answer will come.
     pub fn clear(&self) {
         for shard in &self.shards {

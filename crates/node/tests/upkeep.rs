@@ -42,6 +42,7 @@ fn config(folder: &std::path::Path, checkpoints: bool) -> Config {
         warn_apply: Duration::from_secs(1),
         token_ttl: Duration::from_secs(300),
         dialer: Default::default(),
+        metrics: Default::default(),
         upkeep: Upkeep {
             lease_checkpoint_interval: checkpoints.then_some(Duration::from_millis(1_500)),
             lease_checkpoint_persist: checkpoints,

@@ -76,6 +76,8 @@ pub trait Handler: Send + Sync + 'static {
     fn report_snapshot(&self, id: u64, ok: bool);
     /// A peer said that this member is no longer in the cluster: the server must stop.
     fn removed_by_cluster(&self);
+    /// A received database was saved, and how much of the time the disk took to sync it.
+    fn saved_database(&self, _took: Duration, _synced: Duration) {}
     /// Opens the database for a `MsgSnap`. Called on a thread that may block.
     ///
     /// # Errors

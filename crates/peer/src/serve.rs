@@ -618,7 +618,10 @@ impl Server {
                 Err(error) => return Err(error.to_string()),
             };
         }
-        saver.finish().await.map_err(|e| e.to_string())
+        let saved = saver.finish().await.map_err(|e| e.to_string())?;
+        let handler = &self.transport.shared.core.handler;
+        handler.saved_database(saved.took, saved.synced);
+        Ok(saved.bytes)
     }
 
     fn stream(&self, request: &Request<Incoming>, conn: &Arc<ConnState>) -> Response<Body> {

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -50,15 +50,19 @@ impl Temporary {
         }
     }
 
-    /// Syncs the file and gives it its final name. A file that has the name already is as good, and is kept.
-    fn keep_as(mut self, dir: &Path, name: &str) -> io::Result<()> {
+    /// Syncs the file, which takes as long as is returned, and gives it its final name. A file that has the
+    /// name already is as good, and is kept.
+    fn keep_as(mut self, dir: &Path, name: &str) -> io::Result<Duration> {
+        let started = Instant::now();
         self.file.sync_all()?;
+        let synced = started.elapsed();
         let target = dir.join(name);
         if !target.try_exists()? {
             fs::rename(&self.path, &target)?;
             self.kept = true;
         }
-        File::open(dir)?.sync_all()
+        File::open(dir)?.sync_all()?;
+        Ok(synced)
     }
 }
 
@@ -70,10 +74,20 @@ impl Drop for Temporary {
     }
 }
 
+/// A database that is on disk.
+pub(crate) struct Saved {
+    /// Its length.
+    pub(crate) bytes: u64,
+    /// How long saving took.
+    pub(crate) took: Duration,
+    /// How long syncing took.
+    pub(crate) synced: Duration,
+}
+
 /// Writes one database on a blocking thread. Dropped before [`Saver::finish`], it leaves nothing behind.
 pub(crate) struct Saver {
     chunks: mpsc::Sender<Option<Bytes>>,
-    done: oneshot::Receiver<io::Result<u64>>,
+    done: oneshot::Receiver<io::Result<Saved>>,
 }
 
 impl Saver {
@@ -98,8 +112,8 @@ impl Saver {
         self.chunks.send(Some(chunk)).await.is_ok()
     }
 
-    /// Ends the file and returns its length once it is durable under its final name.
-    pub(crate) async fn finish(self) -> io::Result<u64> {
+    /// Ends the file and returns once it is durable under its final name.
+    pub(crate) async fn finish(self) -> io::Result<Saved> {
         let _ = self.chunks.send(None).await;
         match self.done.await {
             Ok(result) => result,
@@ -115,7 +129,8 @@ fn save(
     name: &str,
     mut chunks: mpsc::Receiver<Option<Bytes>>,
     check: impl FnOnce(&Path) -> Result<(), String>,
-) -> io::Result<u64> {
+) -> io::Result<Saved> {
+    let started = Instant::now();
     let mut temporary = Temporary::create(dir)?;
     let mut written = 0;
     loop {
@@ -134,6 +149,10 @@ fn save(
         }
     }
     check(&temporary.path).map_err(io::Error::other)?;
-    temporary.keep_as(dir, name)?;
-    Ok(written)
+    let synced = temporary.keep_as(dir, name)?;
+    Ok(Saved {
+        bytes: written,
+        took: started.elapsed(),
+        synced,
+    })
 }

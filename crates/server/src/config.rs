@@ -29,6 +29,8 @@ use crate::web;
 /// The original's words for a member that nobody could reach.
 pub const UNSET_ADVERTISE_CLIENT_URLS: &str =
     "--advertise-client-urls is required when --listen-client-urls is set explicitly";
+/// What `--metrics` can be; etcd takes anything else for the first.
+const METRICS: [&str; 2] = ["basic", crate::metrics::EXTENSIVE];
 /// The default quota, as etcd's.
 const QUOTA_DEFAULT_BYTES: u64 = 2 << 30;
 /// Above this the original warns.
@@ -65,6 +67,8 @@ pub struct Config {
     pub local_address: Option<IpAddr>,
     /// Calls slower than this are logged.
     pub warn_unary: Duration,
+    /// `--metrics`: how much is counted.
+    pub metrics: String,
     /// Silence after which watchers that ask for it are told how far they are.
     pub watch_progress_interval: Duration,
     /// Recognises callers.
@@ -271,6 +275,13 @@ pub fn read(values: &Values) -> Result<Config, String> {
             "--election-timeout[{election_ms}ms] is too long, and should be set less than {ELECTION_MAX_MS}ms"
         ));
     }
+    let metrics = values.text("metrics");
+    if !METRICS.contains(&metrics) {
+        warnings.push(format!(
+            "--metrics={metrics} is taken for basic; it can be {}",
+            METRICS.join(" or ")
+        ));
+    }
     let quota_bytes = match values.signed("quota-backend-bytes") {
         0 => Some(QUOTA_DEFAULT_BYTES),
         negative if negative < 0 => None,
@@ -383,6 +394,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         warn_apply: values.duration("warning-apply-duration"),
         dialer: Dialer::default(),
         upkeep: upkeep(values, &features)?,
+        metrics: Default::default(),
         name,
     };
     Ok(Config {
@@ -393,6 +405,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         rules: Arc::new(web::read(values)),
         local_address,
         warn_unary: values.duration("warning-unary-request-duration"),
+        metrics: metrics.to_owned(),
         watch_progress_interval,
         gate: Arc::new(Gate::new(tokens, bcrypt_cost)),
         tls,

@@ -22,6 +22,7 @@ use tonic::body::Body;
 
 use crate::conn::{Encrypted, Established, Protocol, RawSocket, Socket, establish};
 use crate::listen::{Calls, ClientPort, Listener, Speech, Traffic};
+use crate::metrics::calls::Answered;
 use crate::pings::{Call, Paced};
 use crate::readdress::Readdressed;
 use crate::room::{Place, Room};
@@ -432,7 +433,7 @@ async fn run_to_end<C, E>(
 
 /// An answer on its way: the call is under way until it is out.
 struct Answering {
-    body: Body,
+    body: Answered<Body>,
     call: Call,
     _counted: Counted,
 }

@@ -77,7 +77,7 @@ const SECURITY: &str = "Security";
 const FEATURES: &str = "Features";
 const LOGGING: &str = "Logging";
 const TRACING: &str = "Distributed tracing";
-const PROFILING: &str = "Profiling";
+const PROFILING: &str = "Profiling and Monitoring";
 const UNSAFE: &str = "Unsafe feature";
 
 /// In the order of the help.
@@ -331,6 +331,13 @@ pub const FLAGS: &[Flag] = &[
         "100ms",
         MEMBER,
         "Applying a request for longer than this is logged.",
+    ),
+    flag(
+        "metrics",
+        Kind::Text,
+        "basic",
+        PROFILING,
+        "basic or extensive; with extensive the time of every call is counted, too.",
     ),
     flag(
         "warning-unary-request-duration",

@@ -1,12 +1,13 @@
 //! Plain HTTP: health, readiness and version on the client port; members and hashes on the peer port.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION};
 use ::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use ferrite_apply::ApplyError;
 use ferrite_membership::members_json;
+use ferrite_metrics::Operation;
 use ferrite_mvcc::kv;
 use ferrite_node::config::ETCD_VERSION;
 use ferrite_node::corruption::HASH_PATH;
@@ -24,6 +25,7 @@ use hyper::ext::ReasonPhrase;
 use prost::Message as _;
 
 use crate::errors;
+use crate::metrics::Reading;
 
 /// The largest body a peer may ask with.
 const PEER_BODY_MAX: usize = 64 << 10;
@@ -225,8 +227,9 @@ pub async fn probe(
                 if let Some(refused) = only_get(method) {
                     return Some(refused);
                 }
+                let kind = prefix.trim_start_matches('/');
                 let wanted = single.as_ref().map_or(checks, std::slice::from_ref);
-                return Some(checked(node, wanted, query).await);
+                return Some(checked(node, kind, wanted, query).await);
             }
             None
         }
@@ -258,6 +261,11 @@ async fn health(node: &Node, query: &str) -> Response<Bytes> {
         .next()
         .is_some_and(|value| value == "true");
     let reason = unhealthy(node, &excluded, serializable).await;
+    let metrics = node.metrics();
+    match reason {
+        None => metrics.health_success.inc(),
+        Some(_) => metrics.health_failures.inc(),
+    }
     match reason {
         None => answer(
             StatusCode::OK,
@@ -294,6 +302,7 @@ async fn unhealthy(node: &Node, excluded: &[String], serializable: bool) -> Opti
 
 /// Reads one key, to see whether reads work at all.
 async fn read_one(node: &Node, serializable: bool) -> Result<(), String> {
+    let reading = Reading::begin(node, Operation::Range);
     if !serializable {
         node.linearizable()
             .await
@@ -304,9 +313,13 @@ async fn read_one(node: &Node, serializable: bool) -> Result<(), String> {
         limit: 1,
         ..RangeRequest::default()
     };
-    kv::range(node.store(), &request)
-        .map(drop)
-        .map_err(|error| error.to_string())
+    let started = Instant::now();
+    let found = kv::range(node.store(), &request);
+    node.metrics()
+        .observe_range(found.is_ok(), started.elapsed());
+    found.map_err(|error| error.to_string())?;
+    reading.succeeded();
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -368,7 +381,14 @@ impl Check {
     }
 }
 
-async fn checked(node: &Node, checks: &[Check], query: &str) -> Response<Bytes> {
+fn count(node: &Node, kind: &str, name: &str, well: bool) {
+    let metrics = node.metrics();
+    let status = if well { "success" } else { "error" };
+    metrics.healthcheck.set(&[kind, name], well.into());
+    metrics.healthchecks.inc(&[kind, name, status]);
+}
+
+async fn checked(node: &Node, kind: &str, checks: &[Check], query: &str) -> Response<Bytes> {
     let excluded: Vec<String> = parameters(query, "exclude").collect();
     for name in &excluded {
         if !checks.iter().any(|check| check.name() == name) {
@@ -387,7 +407,9 @@ async fn checked(node: &Node, checks: &[Check], query: &str) -> Response<Bytes> 
         if excluded.iter().any(|name| name == check.name()) {
             continue;
         }
-        match check.run(node).await {
+        let outcome = check.run(node).await;
+        count(node, kind, check.name(), outcome.is_ok());
+        match outcome {
             Ok(()) => lines.push_str(&format!("[+]{} ok\n", check.name())),
             Err(error) => {
                 failed = true;
@@ -624,8 +646,10 @@ async fn hash_kv(node: &Node, body: Incoming) -> Response<Bytes> {
     let Ok(asked) = serde_json::from_slice::<Asked>(&bytes.to_bytes()) else {
         return text(StatusCode::BAD_REQUEST, "error unmarshalling request\n");
     };
-    let store = node.store().clone();
-    match tokio::task::spawn_blocking(move || store.hash_kv(asked.revision)).await {
+    let (store, started) = (node.store().clone(), Instant::now());
+    let hashed = tokio::task::spawn_blocking(move || store.hash_kv(asked.revision)).await;
+    node.metrics().hash_rev.observe(started.elapsed());
+    match hashed {
         Ok(Ok(found)) => {
             let body = serde_json::to_vec(&Answer {
                 header: Header {

@@ -16,6 +16,7 @@ pub mod http;
 pub mod listen;
 pub mod log;
 pub mod memory;
+pub mod metrics;
 pub mod notify;
 pub mod pings;
 pub mod readdress;

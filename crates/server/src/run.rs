@@ -22,7 +22,7 @@ use crate::service::leader::LeaderLost;
 use crate::service::{Context, Serving};
 use crate::signals::{self, Signals, Subjects};
 use crate::spans::Tracer;
-use crate::{discovery, http, log, notify, system, tls};
+use crate::{discovery, http, log, metrics, notify, system, tls};
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +135,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     let runtime = tokio::runtime::Handle::current();
     let (node, events) = Node::start(node_config, recovered, &runtime, on_fatal)?;
     subjects.set_node(&node);
+    metrics::prepare(&node, &config.features, &config.metrics);
     tracing::info!(
         "local-member-id" = %hex(node.member_id()),
         "local-server-version" = ETCD_VERSION,
@@ -170,7 +171,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         loads: subjects.loads().clone(),
     };
     // Whoever watches over members wants to see one that has not found the others yet.
-    let metrics = serve_metrics(metrics_ports, config, &context)?;
+    let watched = serve_metrics(metrics_ports, config, &context)?;
     let (removed_sender, mut removed) = oneshot::channel();
     tokio::spawn(tasks::watch(node.clone(), events, move || {
         // Nobody listens when the stop has begun already.
@@ -213,8 +214,8 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         if let Some(clients) = clients {
             clients.stop();
         }
-        if let Some(metrics) = metrics {
-            metrics.stop();
+        if let Some(watched) = watched {
+            watched.stop();
         }
         if let Some(tracer) = tracer {
             tracer.stop();

@@ -26,6 +26,7 @@ use crate::auth::Deadline;
 use crate::conn::Encrypted;
 use crate::deadline;
 use crate::listen::Traffic;
+use crate::metrics::calls::{self, Answered};
 use crate::service::Context;
 use crate::service::auth::AuthService;
 use crate::service::cluster::ClusterService;
@@ -139,17 +140,28 @@ impl Services {
     /// None.
     pub async fn serve(
         &mut self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         traffic: Traffic,
         remote: &str,
-    ) -> Result<Response<Body>, Infallible> {
+    ) -> Result<Response<Answered<Body>>, Infallible> {
         if is_plain(&request, traffic) {
             let response = web::serve(&self.context, &request, traffic).await;
-            return Ok(response.map(|bytes| Body::new(Full::new(bytes))));
+            return Ok(response.map(|bytes| Answered::uncounted(Body::new(Full::new(bytes)))));
         }
         if let Some(refused) = not_a_call(&request) {
-            return Ok(refused);
+            return Ok(refused.map(Answered::uncounted));
         }
+        let (request, call) = calls::begin(self.context.node.metrics(), request);
+        let response = self.attend(request, remote).await?;
+        Ok(call.answer(response))
+    }
+
+    /// A call with all that is done around it.
+    async fn attend(
+        &mut self,
+        mut request: Request<calls::Asked>,
+        remote: &str,
+    ) -> Result<Response<Body>, Infallible> {
         let started = Instant::now();
         let uri = request.uri().clone();
         let path = uri.path();
@@ -184,7 +196,7 @@ impl Services {
     async fn call(
         &mut self,
         path: &str,
-        mut request: Request<Incoming>,
+        mut request: Request<calls::Asked>,
         traced: bool,
     ) -> Result<Response<Body>, Infallible> {
         let Some((service, method)) = path.strip_prefix('/').unwrap_or(path).rsplit_once('/')
@@ -298,7 +310,7 @@ fn content_type(request: &Request<Incoming>) -> &[u8] {
 
 /// The content type to answer with, where a caller names the kind of its messages: the same kind.
 /// All are decoded alike.
-fn content_kind(request: &Request<Incoming>) -> Option<HeaderValue> {
+fn content_kind<B>(request: &Request<B>) -> Option<HeaderValue> {
     let kind = request.headers().get(CONTENT_TYPE)?.as_bytes();
     let kind = kind.strip_prefix(b"application/grpc")?;
     let (_, kind) = kind

@@ -13,7 +13,7 @@ use crate::conn::Encrypted;
 use crate::flags::{Origins, Values};
 use crate::listen::Traffic;
 use crate::service::Context;
-use crate::{debug, http};
+use crate::{debug, http, metrics};
 
 /// What the flags say of plain HTTP.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +51,9 @@ pub async fn serve<B>(
         return http::no_host();
     }
     if traffic == Traffic::Metrics {
+        if uri.path() == metrics::PATH {
+            return metrics::respond(&context.node, request.headers());
+        }
         let probed = http::probe(&context.node, method, uri.path(), query).await;
         return probed.unwrap_or_else(http::not_found);
     }
@@ -85,6 +88,8 @@ pub async fn serve<B>(
         http::empty(StatusCode::OK)
     } else if let Some(clean) = cleaned(path).filter(|_| method != Method::CONNECT) {
         http::moved(method, &clean, uri.query())
+    } else if path == metrics::PATH {
+        metrics::respond(&context.node, request.headers())
     } else if let Some(answered) = debug::serve(context, method, path) {
         answered
     } else {

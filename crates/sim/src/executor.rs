@@ -375,7 +375,7 @@ impl World {
             match running
                 .stages
                 .apply
-                .step(input, || now, |id| waiting.contains(&id))
+                .step(input, || now, |id| waiting.contains(&id), |_, _, _| {})
             {
                 Ok(effects) => self.execute_apply(place, effects),
                 Err(reason) => self.fail(format!("{} cannot apply: {reason}", name(place))),

@@ -264,5 +264,6 @@ fn config(place: usize, members: usize, plan: &Plan) -> Config {
         warn_apply: Duration::from_millis(100),
         dialer: Default::default(),
         upkeep: Upkeep::default(),
+        metrics: Default::default(),
     }
 }

@@ -5,7 +5,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
+use ferrite_metrics::Metrics;
 use ferrite_proto::{raftpb, snappb, walpb};
 use prost::Message;
 
@@ -28,6 +30,7 @@ pub struct Loaded {
 pub struct SnapDir {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl SnapDir {
@@ -36,6 +39,15 @@ impl SnapDir {
         SnapDir {
             fs,
             dir: dir.into(),
+            metrics: None,
+        }
+    }
+
+    /// Tells how long saving takes from now on.
+    pub fn timed(self, metrics: Arc<Metrics>) -> SnapDir {
+        SnapDir {
+            metrics: Some(metrics),
+            ..self
         }
     }
 
@@ -45,27 +57,38 @@ impl SnapDir {
         if index == 0 {
             return Ok(None);
         }
+        let started = Instant::now();
         let data = snapshot.encode_to_vec();
         let envelope = snappb::Snapshot {
             crc: crc32c::crc32c(&data),
             data: Some(data.into()),
         };
         let bytes = envelope.encode_to_vec();
+        if let Some(metrics) = &self.metrics {
+            metrics.snap_marshalling.observe(started.elapsed());
+        }
         let name = snap_name(term, index);
         let path = self.dir.join(&name);
         // The prefix makes it an orphan to be removed if we die before the rename; it must not end in
         // `.snap`, or etcd and we would take it for a snapshot.
         let temporary = self.dir.join(format!("tmp.{name}.part"));
+        let written = Instant::now();
         let file = self
             .fs
             .open(&temporary, Open::CreateShared)
             .map_err(io("create", &temporary))?;
         file.write_at(0, &bytes).map_err(io("write", &temporary))?;
         file.sync().map_err(io("sync", &temporary))?;
+        if let Some(metrics) = &self.metrics {
+            metrics.snap_fsync.observe(written.elapsed());
+        }
         self.fs
             .rename(&temporary, &path)
             .map_err(io("rename", &temporary))?;
         self.fs.sync_dir(&self.dir).map_err(io("sync", &self.dir))?;
+        if let Some(metrics) = &self.metrics {
+            metrics.snap_save.observe(started.elapsed());
+        }
         Ok(Some(path))
     }
 

@@ -5,8 +5,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use ferrite_metrics::Metrics;
 use ferrite_proto::{etcdserverpb, raftpb, walpb};
 use prost::Message;
 
@@ -43,6 +44,8 @@ pub struct Options {
     pub no_fsync: bool,
     /// Who prepares space.
     pub preparation: Preparation,
+    /// Told how long the disk takes.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for Options {
@@ -52,6 +55,7 @@ impl Default for Options {
             segment_bytes: crate::SEGMENT_BYTES,
             no_fsync: false,
             preparation: Preparation::Thread,
+            metrics: Arc::default(),
         }
     }
 }
@@ -161,8 +165,11 @@ impl Wal {
         let position = bytes.len() as u64;
         region.reach(position).map_err(io("write", &path))?;
         tail.write_at(0, &bytes).map_err(io("write", &path))?;
+        options.metrics.wal_write_bytes.add(position);
         if !options.no_fsync {
+            let started = Instant::now();
             tail.sync().map_err(io("sync", &path))?;
+            options.metrics.wal_fsync.observe(started.elapsed());
             fs.sync_dir(&temporary).map_err(io("sync", &temporary))?;
         }
         fs.remove_dir_all(dir).map_err(io("remove", dir))?;
@@ -372,7 +379,9 @@ impl Wal {
         if self.options.no_fsync {
             return Ok(());
         }
+        let started = Instant::now();
         let synced = self.tail.sync().map_err(io("sync", &self.tail_path));
+        self.options.metrics.wal_fsync.observe(started.elapsed());
         self.poison(synced)
     }
 
@@ -478,11 +487,15 @@ impl Wal {
         }
         assert_eq!(self.position % 8, 0, "records start at multiples of 8");
         let end = self.end();
+        let started = Instant::now();
         let written = self
             .region
             .reach(end)
             .and_then(|()| self.tail.write_at(self.position, &self.buffer))
             .map_err(io("write", &self.tail_path));
+        let metrics = &self.options.metrics;
+        metrics.wal_write.observe(started.elapsed());
+        metrics.wal_write_bytes.add(self.buffer.len() as u64);
         self.poison(written)?;
         self.position = end;
         self.buffer.clear();

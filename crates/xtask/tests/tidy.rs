@@ -17,6 +17,7 @@ const RING_1: &[&str] = &[
     "watch",
     "lease",
     "auth",
+    "metrics",
 ];
 /// Input and output, each crate for itself.
 const RING_2: &[&str] = &["wal", "bolt", "peer", "tls", "token"];

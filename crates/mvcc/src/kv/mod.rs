@@ -17,7 +17,9 @@ pub use apply::{
 };
 pub use check::{check_delete, check_put, check_range, check_range_stream, check_txn};
 pub use cost::{LEASE_GRANT_COST, put_cost, txn_cost};
-pub use range::{count, has_revision_filters, is_default_ordering, range, range_chunk};
+pub use range::{
+    count, has_revision_filters, is_default_ordering, range, range_chunk, range_next_chunk,
+};
 
 use crate::store::Error as StoreError;
 

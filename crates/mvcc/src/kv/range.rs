@@ -40,6 +40,22 @@ pub fn range_chunk(
     })
 }
 
+/// As [`range_chunk`], for a piece of a range whose first one was counted: the others are no ranges of their own.
+///
+/// # Errors
+/// As [`range`].
+pub fn range_next_chunk(
+    store: &Store,
+    request: &RangeRequest,
+    bytes_max: usize,
+) -> Result<RangeResponse, RequestError> {
+    again_if_current(request.revision, || {
+        execute(request, Piece::Chunk { bytes_max }, |options| {
+            store.range_on(&request.key, &request.range_end, options)
+        })
+    })
+}
+
 /// How much of a range is wanted at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -49,7 +65,7 @@ pub(super) enum Piece {
     Chunk { bytes_max: usize },
 }
 
-/// Counts the keys of a range at a revision (0: current).
+/// Counts the keys of a range at a revision (0: current), of which somebody reads the keys themselves.
 ///
 /// # Errors
 /// As [`range`].
@@ -64,7 +80,7 @@ pub fn count(
         count_only: true,
         ..RangeOptions::default()
     };
-    Ok(store.range(key, range_end, options)?.count)
+    Ok(store.range_on(key, range_end, options)?.count)
 }
 
 /// Whether the limit can be pushed down: the order asked for is the store's own, or none.

@@ -14,8 +14,9 @@ use ferrite_apply::{
     Alarms, Applied, Applier, ApplyError, Effect, Progress, Response, TokenChange,
 };
 use ferrite_membership::{Change, Cluster, Version};
+use ferrite_metrics::Operation;
 use ferrite_mvcc::schema::{self, Bucket};
-use ferrite_mvcc::{CompactionProgress, HashJob};
+use ferrite_mvcc::{CompactionProgress, HashJob, RequestError};
 use ferrite_proto::raftpb::Snapshot;
 
 use super::commit::{Input as CommitInput, Sealed};
@@ -92,6 +93,8 @@ pub struct Effects<R> {
     pub hashes: Vec<HashJob>,
     /// Whoever waited for everything to be committed.
     pub flushed: Vec<mpsc::Sender<()>>,
+    /// A slice of compaction was done, or the last one.
+    pub compacted: Option<CompactionProgress>,
 }
 
 impl<R> Default for Effects<R> {
@@ -111,6 +114,7 @@ impl<R> Default for Effects<R> {
             raft: Vec::new(),
             hashes: Vec::new(),
             flushed: Vec::new(),
+            compacted: None,
         }
     }
 }
@@ -144,6 +148,14 @@ enum Waiting {
     Commit,
     /// The database of a raft snapshot.
     Install { progress: Progress, since: Instant },
+}
+
+/// A request for what is compacted already counts as a success, as in the original.
+fn succeeded(applied: &Applied) -> bool {
+    match &applied.outcome {
+        Ok(_) => true,
+        Err(error) => matches!(error, ApplyError::Request(RequestError::Compacted)),
+    }
 }
 
 /// See the module.
@@ -191,6 +203,11 @@ impl ApplyStage {
         }
     }
 
+    /// Whether the database of a raft snapshot is being brought in.
+    pub fn is_installing(&self) -> bool {
+        matches!(self.waiting, Waiting::Install { .. })
+    }
+
     /// The state, for questions.
     pub fn applier(&self) -> &Applier {
         &self.applier
@@ -219,7 +236,8 @@ impl ApplyStage {
     }
 
     /// Takes one input. `clock` is asked between two requests, how long each took; `answered_here` says
-    /// whether a client of this member waits under an id.
+    /// whether a client of this member waits under an id; `seen` is told of every entry once it is applied:
+    /// what it asked for, whether it succeeded, and how long it took.
     ///
     /// # Errors
     /// Why the member cannot go on.
@@ -228,6 +246,7 @@ impl ApplyStage {
         input: Input,
         clock: impl Fn() -> Instant,
         answered_here: impl Fn(u64) -> bool,
+        mut seen: impl FnMut(Option<Operation>, bool, Duration),
     ) -> Result<Effects<R>, String> {
         let mut effects = Effects::default();
         let now = clock();
@@ -235,12 +254,12 @@ impl ApplyStage {
             Input::Committed(index) => self.committed(index, now, &mut effects),
             Input::Installed(view) => self.installed(view, now, &mut effects)?,
             other if self.is_blocked() => self.held.push_back(other),
-            other => self.take(other, now, &clock, &answered_here, &mut effects)?,
+            other => self.take(other, now, &clock, &answered_here, &mut seen, &mut effects)?,
         }
         while !self.is_blocked()
             && let Some(next) = self.held.pop_front()
         {
-            self.take(next, now, &clock, &answered_here, &mut effects)?;
+            self.take(next, now, &clock, &answered_here, &mut seen, &mut effects)?;
         }
         Ok(effects)
     }
@@ -271,10 +290,11 @@ impl ApplyStage {
         now: Instant,
         clock: &impl Fn() -> Instant,
         answered_here: &impl Fn(u64) -> bool,
+        seen: &mut impl FnMut(Option<Operation>, bool, Duration),
         effects: &mut Effects<R>,
     ) -> Result<(), String> {
         match input {
-            Input::Apply(job) => self.apply(job, clock, answered_here, effects),
+            Input::Apply(job) => self.apply(job, clock, answered_here, seen, effects),
             Input::Install(snapshot) => {
                 self.install(&snapshot, now, effects);
                 Ok(())
@@ -340,6 +360,7 @@ impl ApplyStage {
         job: ApplyJob,
         clock: &impl Fn() -> Instant,
         answered_here: &impl Fn(u64) -> bool,
+        seen: &mut impl FnMut(Option<Operation>, bool, Duration),
         effects: &mut Effects<R>,
     ) -> Result<(), String> {
         let mut done = 0;
@@ -355,6 +376,7 @@ impl ApplyStage {
             if took > self.params.warn_apply {
                 slow::warn_of_entry(entry, &applied, took, self.params.warn_apply);
             }
+            seen(applied.operation, succeeded(&applied), took);
             self.outcome(applied, now, answered_here, effects)?;
             self.freeze_if_full(now, effects);
             if self.is_blocked() {
@@ -520,6 +542,7 @@ impl ApplyStage {
                 .compaction_step(self.params.compaction_batch_limit)
                 .map_err(|error| format!("compaction: {error}"))?;
             self.dirty(now);
+            effects.compacted = Some(progress);
             let pause = match progress {
                 CompactionProgress::Finished(revision) => {
                     tracing::info!(

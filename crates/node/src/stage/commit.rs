@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ferrite_apply::Progress;
+use ferrite_bolt::CommitStats;
 use ferrite_membership::{Cluster, v2store};
 use ferrite_mvcc::{Backend, Batch};
 use ferrite_proto::raftpb::{ConfState, Snapshot, SnapshotMetadata};
@@ -72,6 +73,8 @@ pub struct Effects {
     pub snapshot: Option<walpb::Snapshot>,
     /// For the apply stage: the batch that brought the file to this index is done.
     pub committed: Option<u64>,
+    /// What the commit took.
+    pub stats: Option<CommitStats>,
     /// For the apply stage: the received database is in place.
     pub installed: Option<Arc<FileState>>,
     /// For whoever asked for a defragmentation: how it ended.
@@ -106,6 +109,13 @@ pub struct CommitStage {
     pub last_snapshot: u64,
     /// The defragmentation under way.
     pub defragmentation: Defragmentation,
+}
+
+impl Defragmentation {
+    /// Whether a copy is being made.
+    pub fn under_way(&self) -> bool {
+        self.rewrite.is_some()
+    }
 }
 
 /// Who waits for the file to be rewritten, and how far that is.
@@ -210,7 +220,7 @@ impl CommitStage {
 
     fn commit(&mut self, sealed: &Sealed) -> Result<Effects, String> {
         let engine = self.engine.lock().clone();
-        engine
+        let stats = engine
             .commit(&sealed.batch)
             .map_err(|error| error.to_string())?;
         let view = engine.view().map_err(|error| error.to_string())?;
@@ -221,6 +231,7 @@ impl CommitStage {
             Err(error) => self.end_rewrite(Err(error))?,
         };
         effects.committed = Some(index);
+        effects.stats = Some(stats);
         if still_current {
             effects.durable = Some(Durable {
                 index,

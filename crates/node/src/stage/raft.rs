@@ -170,6 +170,8 @@ pub struct Effects<R> {
     pub leader_changed: bool,
     /// Messages from peers that made no sense, for the log.
     pub refused: Vec<String>,
+    /// Rounds of reads for which nobody has confirmed a leader while their readers were patient.
+    pub slow_reads: usize,
 }
 
 impl<R> Default for Effects<R> {
@@ -183,6 +185,7 @@ impl<R> Default for Effects<R> {
             dropped: Vec::new(),
             leader_changed: false,
             refused: Vec::new(),
+            slow_reads: 0,
         }
     }
 }
@@ -198,6 +201,7 @@ impl<R> Effects<R> {
             && self.dropped.is_empty()
             && self.refused.is_empty()
             && !self.leader_changed
+            && self.slow_reads == 0
     }
 }
 
@@ -462,6 +466,9 @@ impl<R> RaftStage<R> {
         let retry = self.params.read_retry_ticks;
         for round in &mut self.rounds {
             round.ticks_waited += 1;
+            if round.ticks_waited == hold {
+                effects.slow_reads += 1;
+            }
             if round.ticks_waited.is_multiple_of(retry) {
                 self.raw.read_index(context_bytes(round.context));
             }

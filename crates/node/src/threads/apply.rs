@@ -2,25 +2,49 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ferrite_apply::Alarms;
 use ferrite_membership::{Change, Cluster};
-use ferrite_mvcc::HashJob;
+use ferrite_metrics::{Metrics, Operation};
+use ferrite_mvcc::{CompactionProgress, HashJob};
 use ferrite_peer::Transport;
+use ferrite_proto::etcdserverpb::AlarmType;
 
 use super::OnFatal;
 use super::commit::Command as CommitCommand;
 use crate::leases::Leases;
 use crate::port::Post;
 use crate::queue::{Queue, Wait};
-use crate::stage::apply::{ApplyStage, Effects};
+use crate::stage::apply::{ApplyStage, Effects, LeaseChange};
 use crate::stage::raft::Input;
 use crate::tokens::Tokens;
 use crate::wait::{AppliedIndex, Waiters};
 use crate::watch_hub::WatchHub;
-use crate::{Answer, Event, Published, ReadWaiter};
+use crate::{Answer, Event, Published, ReadWaiter, hex, versions};
 
 pub use crate::stage::apply::Input as Command;
+
+/// Shows which version the cluster has.
+pub(crate) fn count_version(metrics: &Metrics, cluster: &Cluster) {
+    if let Some(version) = cluster.version {
+        let short = versions::short(version);
+        metrics.cluster_version.set_only([vec![short.as_str()]]);
+    }
+}
+
+/// Shows which alarms are on.
+pub(crate) fn count_alarms(metrics: &Metrics, alarms: &Alarms) {
+    let raised = alarms.list(AlarmType::None);
+    let raised: Vec<(String, &str)> = raised
+        .iter()
+        .map(|alarm| (hex(alarm.member_id), alarm.alarm().as_str_name()))
+        .collect();
+    let raised = raised
+        .iter()
+        .map(|(member, kind)| vec![member.as_str(), *kind]);
+    metrics.alarms.set_only(raised);
+}
 
 /// Everything the thread owns or talks to.
 pub struct ApplyThread {
@@ -50,6 +74,12 @@ pub struct ApplyThread {
     pub events: tokio::sync::mpsc::UnboundedSender<Event>,
     /// This member.
     pub member_id: u64,
+    /// Applying a request for longer than this is counted as slow.
+    pub warn_apply: Duration,
+    /// What happens is counted here.
+    pub metrics: Arc<Metrics>,
+    /// The compaction under way: when it began, and how long its slices took.
+    pub compacting: Option<(Instant, Duration)>,
     /// What to do when the state cannot go on.
     pub on_fatal: OnFatal,
 }
@@ -69,22 +99,77 @@ impl ApplyThread {
     fn take(&mut self, batch: &mut VecDeque<Command>) -> Result<(), String> {
         for command in batch.drain(..) {
             let waiters = &self.waiters;
-            let effects = self
-                .stage
-                .step(command, Instant::now, |id| waiters.is_waiting(id))?;
+            let (metrics, slow) = (&self.metrics, self.warn_apply);
+            let seen = |operation: Option<Operation>, success, took| {
+                if let Some(operation) = operation {
+                    metrics.apply.observe(operation, success, took);
+                    if took > slow {
+                        metrics.slow_applies.inc();
+                    }
+                }
+            };
+            let effects =
+                self.stage
+                    .step(command, Instant::now, |id| waiters.is_waiting(id), seen)?;
+            metrics.installing.set(self.stage.is_installing().into());
             self.execute(effects);
         }
-        let effects = self.stage.turn(Instant::now())?;
+        let started = Instant::now();
+        let effects = self.stage.turn(started)?;
+        if let Some(progress) = effects.compacted {
+            self.count_compaction(progress, started);
+        }
         self.execute(effects);
         Ok(())
+    }
+
+    fn count_compaction(&mut self, progress: CompactionProgress, started: Instant) {
+        let took = started.elapsed();
+        let (began, sum) = self.compacting.take().unwrap_or((started, Duration::ZERO));
+        let sum = sum + took;
+        let metrics = &self.metrics;
+        match progress {
+            CompactionProgress::Idle => {}
+            CompactionProgress::AwaitingHash => self.compacting = Some((began, sum)),
+            CompactionProgress::Working => {
+                metrics.compaction_pause.observe(took);
+                self.compacting = Some((began, sum));
+            }
+            CompactionProgress::Finished(_) => {
+                metrics.compaction_pause.observe(took);
+                metrics.compaction_index_pause.observe(sum);
+                metrics.compaction_total.observe(began.elapsed());
+                let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+                let unix = unix.map_or(0, |since| since.as_secs());
+                metrics
+                    .compaction_last
+                    .set(i64::try_from(unix).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
+    fn count_leases(&self, changes: &[LeaseChange]) {
+        for change in changes {
+            match change {
+                LeaseChange::FirstOfTerm(_) => {}
+                LeaseChange::Granted { ttl_seconds, .. } => {
+                    self.metrics.lease_granted.inc();
+                    let ttl = u64::try_from(*ttl_seconds).unwrap_or(0);
+                    self.metrics.lease_ttl.observe_number(ttl);
+                }
+                LeaseChange::Revoked(_) => self.metrics.lease_revoked.inc(),
+            }
+        }
     }
 
     fn execute(&self, effects: Effects<ReadWaiter>) {
         let cluster = effects.cluster;
         if let Some(cluster) = &cluster {
+            count_version(&self.metrics, cluster);
             self.published.cluster(Arc::clone(cluster));
         }
         if let Some(alarms) = effects.alarms {
+            count_alarms(&self.metrics, &alarms);
             self.published.alarms(alarms);
         }
         for change in &effects.membership {
@@ -97,6 +182,7 @@ impl ApplyThread {
             self.published.progress(progress);
         }
         if !effects.leases.is_empty() {
+            self.count_leases(&effects.leases);
             self.leases.follow(&effects.leases, Instant::now());
         }
         if !effects.tokens.is_empty() {

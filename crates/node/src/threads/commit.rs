@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferrite_metrics::Metrics;
+
 use super::OnFatal;
 use super::apply::Command as ApplyCommand;
 use super::wal::Command as WalCommand;
@@ -35,6 +37,10 @@ pub struct CommitThread<R> {
     pub transfers: Arc<Transfers>,
     /// Clients waiting for a defragmentation.
     pub defragmentations: Arc<Waiters<Result<(), String>>>,
+    /// What happens is counted here.
+    pub metrics: Arc<Metrics>,
+    /// Since when the file is being rewritten.
+    pub defragmenting: Option<Instant>,
     /// What to do when the disk fails.
     pub on_fatal: OnFatal,
 }
@@ -47,7 +53,10 @@ impl<R: Send + 'static> CommitThread<R> {
             for command in batch.drain(..) {
                 let started = Instant::now();
                 match self.stage.step(command) {
-                    Ok(effects) => self.execute(effects, started),
+                    Ok(effects) => {
+                        self.count(&effects, started);
+                        self.execute(effects, started);
+                    }
                     Err(reason) => {
                         let path = self.stage.database.display();
                         self.on_fatal
@@ -57,6 +66,26 @@ impl<R: Send + 'static> CommitThread<R> {
                 }
             }
         }
+    }
+
+    fn count(&mut self, effects: &Effects, started: Instant) {
+        let metrics = &self.metrics;
+        if let Some(stats) = &effects.stats {
+            metrics.commit.observe(started.elapsed());
+            // The trees are merged and split in one go: it is all counted as splitting.
+            metrics.commit_rebalance.observe(Duration::ZERO);
+            metrics.commit_spill.observe(stats.rebuild);
+            metrics.commit_write.observe(stats.write + stats.sync);
+        }
+        let ended = !effects.defragmented.is_empty();
+        if ended && let Some(began) = self.defragmenting.take() {
+            metrics.defrag.observe(began.elapsed());
+        }
+        let under_way = self.stage.defragmentation.under_way();
+        if under_way && self.defragmenting.is_none() {
+            self.defragmenting = Some(started);
+        }
+        metrics.defrag_inflight.set(under_way.into());
     }
 
     fn execute(&self, effects: Effects, started: Instant) {

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod commit;
+pub mod heartbeats;
 pub mod raft;
 pub mod wal;
 

@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferrite_metrics::Metrics;
 use ferrite_peer::Transport;
 
 use super::apply::Command as ApplyCommand;
+use super::heartbeats::Heartbeats;
 use super::wal::{Command as WalCommand, SyncWatch};
 use crate::error::Error;
 use crate::port::Post;
 use crate::queue::{Queue, Wait};
-use crate::stage::raft::{Effects, Input, RaftStage, ReadFailure};
+use crate::stage::raft::{Effects, Input, Leadership, RaftStage, ReadFailure};
 use crate::status::{CoreView, Status};
 use crate::wait::{AppliedIndex, Waiters};
 use crate::{Answer, ReadWaiter};
@@ -41,6 +43,10 @@ pub struct RaftThread {
     pub tick: Duration,
     /// After which the disk counts as stalled.
     pub election_timeout: Duration,
+    /// Whether heartbeats leave on time.
+    pub heartbeats: Heartbeats,
+    /// What happens is counted here.
+    pub metrics: Arc<Metrics>,
 }
 
 impl RaftThread {
@@ -76,6 +82,7 @@ impl RaftThread {
             let before = self.stage.leadership();
             let effects = self.stage.step(inputs.drain(..));
             self.note_leadership(before, now);
+            self.count(before, &effects, now);
             if counts || self.stage.leadership().is_leader != before.is_leader {
                 // Only the leader knows; elsewhere the list is empty.
                 let progress = self.stage.core().progress();
@@ -112,7 +119,7 @@ impl RaftThread {
         }
     }
 
-    fn note_leadership(&self, before: crate::stage::raft::Leadership, now: Instant) {
+    fn note_leadership(&self, before: Leadership, now: Instant) {
         let seen = self.stage.leadership();
         self.status.publish(&seen, now);
         let id = self.stage.core().basic_status().id;
@@ -133,6 +140,27 @@ impl RaftThread {
             tracing::info!(target: "raft", "{id:x} became leader at term {}", seen.term);
         } else if !seen.is_leader && before.is_leader {
             tracing::info!(target: "raft", "{id:x} became follower at term {}", seen.term);
+        }
+    }
+
+    fn count(&mut self, before: Leadership, effects: &Effects<ReadWaiter>, now: Instant) {
+        let seen = self.stage.leadership();
+        let metrics = &self.metrics;
+        if seen.leader != before.leader {
+            self.heartbeats.reset();
+            if seen.leader != 0 {
+                metrics.leader_changes.inc();
+            }
+        }
+        if seen.is_leader && !effects.send.is_empty() {
+            let late = self.heartbeats.leaving(&effects.send, now);
+            metrics.heartbeat_failures.add(late);
+        }
+        if !effects.reads_failed.is_empty() {
+            metrics.failed_reads.add(effects.reads_failed.len() as u64);
+        }
+        if effects.slow_reads > 0 {
+            metrics.slow_reads.add(effects.slow_reads as u64);
         }
     }
 

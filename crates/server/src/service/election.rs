@@ -128,7 +128,7 @@ impl Election for ElectionService {
         request: Request<LeaderRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
         self.0.capable()?;
-        self.0.admit(request.metadata(), false)?;
+        self.0.admit_stream(request.metadata(), false)?;
         let needs_leader = wants_leader(request.metadata());
         let inside = Inside::of(&self.0, &request);
         let prefix = contest::prefix(&request.get_ref().name);

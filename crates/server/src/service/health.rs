@@ -36,7 +36,7 @@ impl Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.0.admit(request.metadata(), false)?;
+        self.0.admit_stream(request.metadata(), false)?;
         let known = request.get_ref().service.is_empty();
         let needs_leader = wants_leader(request.metadata());
         let mut leader_lost = self.0.leader_lost.from_now();

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use ferrite_apply::Response as Applied;
 use ferrite_auth::Checker;
+use ferrite_metrics::Operation;
 use ferrite_mvcc::kv;
 use ferrite_node::slow;
 use ferrite_proto::etcdserverpb::kv_server::Kv;
@@ -23,6 +24,7 @@ use super::stats::Call;
 use super::{Context, answer, compresses, mismatched, slices, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
+use crate::metrics::Reading;
 
 /// The service.
 #[derive(Clone)]
@@ -79,10 +81,17 @@ impl KvService {
     }
 
     async fn find(&self, caller: &Caller, request: &RangeRequest) -> Result<RangeResponse, Status> {
+        let node = &self.0.node;
+        let reading = Reading::begin(node, Operation::Range);
         let right = self.begin_range(caller, request).await?;
-        let found = slices::range(self.0.node.store(), request, caller.deadline()).await;
+        let started = Instant::now();
+        let found = slices::range(node.store(), request, caller.deadline()).await;
+        let metrics = node.metrics();
+        metrics.observe_range(found.is_ok(), started.elapsed());
         right.still_holds(&self.0)?;
-        found
+        let found = found?;
+        reading.succeeded();
+        Ok(found)
     }
 
     /// What a transaction finds that changes nothing.
@@ -90,13 +99,16 @@ impl KvService {
         if !kv::is_txn_serializable(request) {
             self.linearizable().await?;
         }
+        let reading = Reading::begin(&self.0.node, Operation::ReadonlyTxn);
         let judged = self.0.may_read(caller, |state, who| {
             Checker::new(state, who, |_| None).txn(request)
         });
         let right = judged.await?;
         let found = kv::range_txn(self.0.node.store(), request);
         right.still_holds(&self.0)?;
-        found.map_err(|error| errors::request(&error))
+        let found = found.map_err(|error| errors::request(&error))?;
+        reading.succeeded();
+        Ok(found)
     }
 
     /// Reads that took too long are logged, with what they wait for.
@@ -234,7 +246,7 @@ impl Kv for KvService {
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         self.0.capable()?;
-        self.0.admit(request.metadata(), false)?;
+        self.0.admit_stream(request.metadata(), false)?;
         let leader_lost = wants_leader(request.metadata()).then(|| {
             let mut lost = self.0.leader_lost.from_now();
             Box::pin(async move { lost.wait().await }) as _

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::LeaseChecker;
-use super::{Context, mismatched, wants_leader};
+use super::{Context, is_failure, mismatched, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
 use crate::spans::{SpanContext, number};
@@ -122,7 +122,7 @@ impl Lease for LeaseService {
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         self.0.capable()?;
-        self.0.admit(request.metadata(), false)?;
+        self.0.admit_stream(request.metadata(), false)?;
         let needs_leader = wants_leader(request.metadata());
         let caller = Caller::of(&request);
         let place = request.extensions().get::<SpanContext>().cloned();
@@ -142,7 +142,14 @@ impl Lease for LeaseService {
                             service.keep_alive(&caller, request.id).await
                         }
                         // The client ended its side, or is gone.
-                        Ok(None) | Err(_) => return,
+                        Ok(None) => return,
+                        Err(status) => {
+                            if is_failure(&status) {
+                                let metrics = service.0.node.metrics();
+                                metrics.stream_failed("receive", "lease-keepalive");
+                            }
+                            return;
+                        }
                     };
                     let failed = answer.is_err();
                     if answers.send(answer).await.is_err() || failed {

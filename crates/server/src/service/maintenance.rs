@@ -1,5 +1,8 @@
 //! `etcdserverpb.Maintenance`.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use ferrite_apply::Response as Applied;
 use ferrite_mvcc::RequestError;
 use ferrite_node::config::ETCD_VERSION;
@@ -116,9 +119,10 @@ impl Maintenance for MaintenanceService {
         self.0.admit(request.metadata(), false)?;
         self.0.require_admin(&Caller::of(&request)).await?;
         let store = self.0.node.store().clone();
-        let hash = aside(move || store.hash())
-            .await?
-            .map_err(|error| errors::request(&RequestError::from(error)))?;
+        let started = Instant::now();
+        let hash = aside(move || store.hash()).await;
+        self.0.node.metrics().hash.observe(started.elapsed());
+        let hash = hash?.map_err(|error| errors::request(&RequestError::from(error)))?;
         Ok(Response::new(HashResponse {
             header: Some(self.0.header_now()),
             hash,
@@ -133,9 +137,10 @@ impl Maintenance for MaintenanceService {
         self.0.require_admin(&Caller::of(&request)).await?;
         let store = self.0.node.store().clone();
         let revision = request.get_ref().revision;
-        let found = aside(move || store.hash_kv(revision))
-            .await?
-            .map_err(|error| errors::request(&RequestError::from(error)))?;
+        let started = Instant::now();
+        let found = aside(move || store.hash_kv(revision)).await;
+        self.0.node.metrics().hash_rev.observe(started.elapsed());
+        let found = found?.map_err(|error| errors::request(&RequestError::from(error)))?;
         Ok(Response::new(HashKvResponse {
             header: Some(self.0.header(found.current_revision)),
             hash: found.hash,
@@ -166,7 +171,7 @@ impl Maintenance for MaintenanceService {
         self.0.admit(request.metadata(), false)?;
         self.0.require_admin(&Caller::of(&request)).await?;
         tracing::info!("starting defragment");
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let defragmenting = self.0.serving.defragmenting();
         let done = self.0.node.defragment().await;
         drop(defragmenting);
@@ -184,7 +189,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.0.admit(request.metadata(), true)?;
+        self.0.admit_stream(request.metadata(), true)?;
         self.0.require_admin(&Caller::of(&request)).await?;
         let node = self.0.node.clone();
         let version = node
@@ -198,6 +203,7 @@ impl Maintenance for MaintenanceService {
         .await?
         .map_err(|error| Status::internal(format!("etcdserver: {error}")))?;
         let (sender, receiver) = tokio::sync::mpsc::channel(SNAPSHOT_CHUNKS_MAX);
+        let (metrics, started) = (Arc::clone(self.0.node.metrics()), Instant::now());
         tokio::task::spawn_blocking(move || {
             let mut stream = SnapshotStream {
                 remaining: view.tx().size(),
@@ -218,6 +224,7 @@ impl Maintenance for MaintenanceService {
                     .blocking_send(Err(Status::unknown(error)))
                     .map_err(|_| std::io::ErrorKind::BrokenPipe.into()),
             };
+            metrics.snapshot.observe(started.elapsed());
         });
         Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(
             receiver,

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use ferrite_node::Node;
 use ferrite_proto::etcdserverpb::ResponseHeader;
 use tonic::metadata::MetadataMap;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use crate::auth::Gate;
 use crate::door::Loads;
@@ -156,6 +156,27 @@ impl Context {
     /// # Errors
     /// The status to answer with.
     pub fn admit(&self, metadata: &MetadataMap, served_by_learner: bool) -> Result<(), Status> {
+        self.judge(metadata, served_by_learner, false)
+    }
+
+    /// As [`Context::admit`], for calls that are streams.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    pub fn admit_stream(
+        &self,
+        metadata: &MetadataMap,
+        served_by_learner: bool,
+    ) -> Result<(), Status> {
+        self.judge(metadata, served_by_learner, true)
+    }
+
+    fn judge(
+        &self,
+        metadata: &MetadataMap,
+        served_by_learner: bool,
+        stream: bool,
+    ) -> Result<(), Status> {
         if !served_by_learner && self.is_learner() {
             return Err(errors::not_for_learner());
         }
@@ -164,10 +185,24 @@ impl Context {
         {
             return Err(errors::invalid_api_version());
         }
+        self.count(metadata, stream);
         if wants_leader(metadata) && self.node.status().leader() == 0 {
             return Err(errors::no_leader());
         }
         Ok(())
+    }
+
+    /// Counts a call by the version that its client names. What the member asks itself has no content type.
+    fn count(&self, metadata: &MetadataMap, stream: bool) {
+        if !metadata.contains_key("content-type") {
+            return;
+        }
+        let version = metadata
+            .get("client-api-version")
+            .and_then(|version| std::str::from_utf8(version.as_bytes()).ok())
+            .unwrap_or("unknown");
+        let [unary, streams] = self.node.metrics().client_requests.of(version);
+        if stream { streams } else { unary }.inc();
     }
 
     /// Refuses a write for which the database has no room, and raises the alarm.
@@ -241,4 +276,10 @@ pub fn wants_leader(metadata: &MetadataMap) -> bool {
     metadata
         .get("hasleader")
         .is_some_and(|value| value.as_bytes() == b"true")
+}
+
+/// Whether a stream failed by what was sent, and not because its client went away.
+pub fn is_failure(status: &Status) -> bool {
+    // What is wrong with a connection has the connection's error behind it.
+    status.code() != Code::Cancelled && std::error::Error::source(status).is_none()
 }

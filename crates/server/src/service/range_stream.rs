@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use ferrite_mvcc::{RequestError, kv};
@@ -169,11 +170,14 @@ impl Stream for Pieces {
             return Poll::Pending;
         }
         self.rest = true;
+        let started = Instant::now();
         let piece = if self.request.count_only {
             self.count()
         } else {
             self.piece()
         };
+        let metrics = self.context.node.metrics();
+        metrics.observe_range(piece.is_ok(), started.elapsed());
         Poll::Ready(Some(match piece {
             Ok(piece) => Ok(RangeStreamResponse {
                 range_response: Some(piece),

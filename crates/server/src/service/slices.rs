@@ -104,7 +104,7 @@ async fn sliced(
         let Some(last) = found.kvs.last() else { break };
         slice.key = after(&last.key);
         slice.limit = SLICE_KEYS.min(wanted - count);
-        let next = kv::range_chunk(store, &slice, SLICE_BYTES)?;
+        let next = kv::range_next_chunk(store, &slice, SLICE_BYTES)?;
         count += length(&next);
         found.kvs.extend(next.kvs);
         found.more = next.more;

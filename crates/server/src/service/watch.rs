@@ -21,7 +21,7 @@ use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::traced::WatchSpans;
-use super::{Context, wants_leader};
+use super::{Context, is_failure, wants_leader};
 use crate::auth::Caller;
 use crate::errors;
 
@@ -90,7 +90,7 @@ impl Watch for WatchService {
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Responses>, Status> {
         self.0.capable()?;
-        self.0.admit(request.metadata(), false)?;
+        self.0.admit_stream(request.metadata(), false)?;
         let needs_leader = wants_leader(request.metadata());
         let caller = Caller::of(&request);
         let slot = Slot::default();
@@ -143,6 +143,7 @@ impl WatchService {
         needs_leader: bool,
         mut spans: WatchSpans,
     ) -> Result<(), Status> {
+        let metrics = self.0.node.metrics();
         let mut stream = self.0.node.watch_hub().open();
         let mut progress = every(with_jitter(
             self.0.progress_interval.max(PROGRESS_INTERVAL_MIN),
@@ -157,19 +158,34 @@ impl WatchService {
                         let span = spans.asked(&request);
                         if let Some(response) = self.request(&stream, caller, request).await {
                             spans.answered(span, &response);
+                            let started = Instant::now();
                             outlet.send(Ok(response)).await;
+                            metrics.watch_control.observe(started.elapsed());
                         }
                     }
                     Ok(None) => half_open = false,
                     Err(status) if status.code() == Code::Cancelled => return Err(errors::watch_canceled()),
-                    Err(status) => return Err(status),
+                    Err(status) => {
+                        if is_failure(&status) {
+                            metrics.stream_failed("receive", "watch");
+                        }
+                        return Err(status);
+                    }
                 },
                 deliveries = stream.next() => {
                     for delivery in deliveries.map_err(|error| ended(&error))? {
-                        self.deliver(&stream, delivery, outlet).await;
+                        let started = Instant::now();
+                        let events = self.deliver(&stream, delivery, outlet).await;
+                        let took = started.elapsed();
+                        metrics.watch_send.observe(took);
+                        metrics.watch_send_event.observe(took / events.max(1));
                     }
                 }
-                _ = progress.tick() => stream.tick(),
+                _ = progress.tick() => {
+                    let started = Instant::now();
+                    stream.tick();
+                    metrics.watch_progress.observe(started.elapsed());
+                }
                 () = leader_lost.wait(), if needs_leader => return Err(errors::no_leader()),
             }
         }
@@ -263,7 +279,8 @@ impl WatchService {
         }
     }
 
-    async fn deliver(&self, stream: &WatchStream, delivery: Delivery, outlet: &Outlet) {
+    /// Sends it, and says how many events it had.
+    async fn deliver(&self, stream: &WatchStream, delivery: Delivery, outlet: &Outlet) -> u32 {
         let response = match delivery {
             Delivery::Events {
                 watch_id,
@@ -282,10 +299,11 @@ impl WatchService {
                 };
                 if fragment {
                     let limit = self.0.node.config().max_request_bytes + FRAGMENT_OVERHEAD;
+                    let events = self.count(&response);
                     for piece in fragments(response, limit) {
                         outlet.send(Ok(piece)).await;
                     }
-                    return;
+                    return events;
                 }
                 response
             }
@@ -306,6 +324,14 @@ impl WatchService {
                 ..WatchResponse::default()
             },
         };
+        let events = self.count(&response);
         outlet.send(Ok(response)).await;
+        events
+    }
+
+    fn count(&self, response: &WatchResponse) -> u32 {
+        let events = response.events.len();
+        self.0.node.metrics().events.add(events as u64);
+        u32::try_from(events).unwrap_or(u32::MAX)
     }
 }

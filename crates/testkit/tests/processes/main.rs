@@ -22,6 +22,7 @@ mod listeners;
 mod logs;
 mod maintenance;
 mod memory;
+mod metrics;
 mod mixed;
 mod no_leader;
 mod one_member;
