@@ -918,9 +918,9 @@ async fn several_members(kind: Kind) {
     let own = status.into_inner().header;
     let target_id = own.expect("a header").member_id;
     let request = pb::MoveLeaderRequest { target_id };
-    let answer = cluster.client(leader).maintenance().move_leader(request);
+    let mut at_leader = cluster.client(leader).maintenance();
     assert_eq!(
-        refused(answer.await),
+        refused(at_leader.move_leader(request).await),
         (
             Code::FailedPrecondition,
             "etcdserver: bad leader transferee".into()
