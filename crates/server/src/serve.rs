@@ -72,6 +72,12 @@ const SERVICES: &[&str] = &[
     "v3electionpb.Election",
 ];
 
+/// The services whose calls have spans of their own.
+type TracedServices = (
+    KvServer<Traced<KvService>>,
+    LeaseServer<Traced<LeaseService>>,
+);
+
 /// The services of one thread.
 #[derive(Clone)]
 pub struct Services {
@@ -86,10 +92,7 @@ pub struct Services {
     lock: LockServer<LockService>,
     election: ElectionServer<ElectionService>,
     /// For requests that are traced, where there are any.
-    traced: Option<(
-        KvServer<Traced<KvService>>,
-        LeaseServer<Traced<LeaseService>>,
-    )>,
+    traced: Option<TracedServices>,
     receive_max: usize,
 }
 
