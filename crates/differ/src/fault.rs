@@ -86,10 +86,10 @@ impl Fault {
             (Self::More, Answer::Range(response)) => response.more = false,
             (Self::PreviousValue, Answer::Put(response)) => response.prev_kv = None,
             (Self::CreatedInTxn, Answer::Txn(response)) => created_later(response),
-            (Self::StreamedCount, Answer::Range(response)) => {
-                if matches!(call, Call::Streamed(_)) && response.more {
-                    response.count -= 1;
-                }
+            (Self::StreamedCount, Answer::Range(response))
+                if matches!(call, Call::Streamed(_)) && response.more =>
+            {
+                response.count -= 1;
             }
             (Self::AttachedKey, Answer::TimeToLive(response)) => {
                 response.keys.pop();
