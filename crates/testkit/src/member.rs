@@ -120,14 +120,14 @@ impl Member {
     /// # Panics
     /// If one runs, or the program does not start.
     pub fn start(&self) {
-        self.start_with(&[]);
+        self.start_once_with(&[]);
     }
 
     /// As [`Member::start`], with more arguments, which outweigh the member's own.
     ///
     /// # Panics
     /// As [`Member::start`].
-    pub fn start_with(&self, more: &[String]) {
+    pub fn start_once_with(&self, more: &[String]) {
         let mut state = self.state();
         assert!(state.child.is_none(), "member {} runs already", self.index);
         state.runs += 1;

@@ -155,7 +155,7 @@ async fn a_slow_compaction_goes_on_after_a_kill() {
         "--compaction-batch-limit=0",
         "--compaction-sleep-interval=0",
     ];
-    member.start_with(&fast.map(str::to_owned));
+    member.start_once_with(&fast.map(str::to_owned));
     member.ready(PATIENCE).await;
     let client = cluster.client(0);
     for n in 0..200 {

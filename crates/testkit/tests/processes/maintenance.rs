@@ -981,7 +981,7 @@ async fn a_status_tells_the_quota() {
     let cluster = Cluster::builder().build();
     let member = cluster.member(0);
     for (given, told) in [("0", 2 << 30), ("12345678", 12_345_678), ("-1", -1)] {
-        member.start_with(&[format!("--quota-backend-bytes={given}")]);
+        member.start_once_with(&[format!("--quota-backend-bytes={given}")]);
         member.ready(PATIENCE).await;
         assert_eq!(
             status(&cluster.client(0)).await.db_size_quota,

@@ -56,7 +56,7 @@ async fn found(cluster: &Cluster, count: usize) -> Vec<usize> {
     let live: Vec<usize> = (0..count).collect();
     for index in &live {
         let founders = initial(cluster, &live);
-        cluster.member(*index).start_with(&[founders]);
+        cluster.member(*index).start_once_with(&[founders]);
     }
     for index in &live {
         cluster.member(*index).ready(PATIENCE).await;
@@ -93,7 +93,7 @@ async fn join(cluster: &Cluster, live: &mut Vec<usize>, index: usize) {
         std::fs::remove_dir_all(member.data_dir()).expect("the folder can be removed");
     }
     let all = initial(cluster, live);
-    member.start_with(&[all, "--initial-cluster-state=existing".to_owned()]);
+    member.start_once_with(&[all, "--initial-cluster-state=existing".to_owned()]);
     member.ready(PATIENCE).await;
 }
 
@@ -267,7 +267,7 @@ async fn promoted(kinds: [Kind; 4], leader: usize, asked: usize) {
     live.push(3);
     let all = initial(&cluster, live);
     let learner = cluster.member(3);
-    learner.start_with(&[all, "--initial-cluster-state=existing".to_owned()]);
+    learner.start_once_with(&[all, "--initial-cluster-state=existing".to_owned()]);
     learner.ready(PATIENCE).await;
     let answer = eventually("the learner has caught up", PATIENCE, async || match client
         .cluster()
