@@ -5,6 +5,10 @@ use ferrite_proto::etcdserverpb::InternalRaftRequest;
 
 /// What this request asks for.
 pub fn operation(request: &InternalRaftRequest) -> Operation {
+    // Nearly all are puts, and the list below is long.
+    if request.put.is_some() && request.range.is_none() {
+        return Operation::Put;
+    }
     let asked = [
         (request.range.is_some(), Operation::Range),
         (request.put.is_some(), Operation::Put),

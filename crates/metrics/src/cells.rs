@@ -271,10 +271,13 @@ impl Histogram {
     }
 }
 
+/// A value of a label, and its cell, once there is one.
+type Slot<T> = OnceLock<(Box<str>, T)>;
+
 /// A cell for each value of a label that clients choose, up to a limit. Finding one that is there takes no lock.
 #[derive(Debug)]
 pub struct Labelled<T> {
-    slots: Box<[OnceLock<(Box<str>, T)>]>,
+    slots: Box<[Slot<T>]>,
     rest: OnceLock<T>,
 }
 

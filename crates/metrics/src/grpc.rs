@@ -231,11 +231,11 @@ impl Method {
         self.here(|tally| Some(&tally.sent));
     }
 
-    /// A call has ended with this code.
-    pub fn handled(&self, code: usize, took: impl FnOnce() -> Duration) {
+    /// A call has ended with this code, after as long, where that is known.
+    pub fn handled(&self, code: usize, took: Option<Duration>) {
         self.here(|tally| tally.handled.get(code).or(tally.handled.get(UNKNOWN)));
-        if let Some(histogram) = self.took.get() {
-            histogram.observe(took());
+        if let (Some(histogram), Some(took)) = (self.took.get(), took) {
+            histogram.observe(took);
         }
     }
 }
@@ -272,6 +272,13 @@ impl Calls {
         for method in &self.methods {
             method.took.get_or_init(Histogram::default_seconds);
         }
+    }
+
+    /// Whether it does.
+    pub fn timed(&self) -> bool {
+        self.methods
+            .first()
+            .is_some_and(|method| method.took.get().is_some())
     }
 
     /// The number of the method at this path, such as `/etcdserverpb.KV/Put`. The busiest come first.
@@ -364,7 +371,7 @@ mod tests {
         let lock = calls.find("/v3lockpb.Lock/Lock").and_then(|n| calls.get(n));
         let lock = lock.expect("it is known");
         lock.started();
-        lock.handled(1, || Duration::ZERO);
+        lock.handled(1, None);
         let text = text(&calls);
         assert!(text.contains(
             "grpc_server_handled_total{grpc_code=\"Canceled\",grpc_method=\"Lock\",grpc_service=\"v3lockpb.Lock\",grpc_type=\"unary\"} 1\n"

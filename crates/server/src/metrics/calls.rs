@@ -70,7 +70,8 @@ impl Messages {
 struct Call {
     metrics: Arc<Metrics>,
     method: usize,
-    started: Instant,
+    /// Only where somebody wants to know how long it took: reading the clock costs more than all the rest.
+    started: Option<Instant>,
     /// How long its client waits.
     patience: Option<Duration>,
     open: bool,
@@ -90,7 +91,8 @@ impl Call {
                 // An error counts as a message.
                 method.sent();
             }
-            method.handled(code, || self.started.elapsed());
+            let took = self.started.map(|started| started.elapsed());
+            method.handled(code, took);
         }
     }
 }
@@ -99,7 +101,8 @@ impl Drop for Call {
     fn drop(&mut self) {
         let late = self
             .patience
-            .is_some_and(|patience| self.started.elapsed() >= patience);
+            .zip(self.started)
+            .is_some_and(|(patience, started)| started.elapsed() >= patience);
         self.end(if late { DEADLINE_EXCEEDED } else { CANCELED });
     }
 }
@@ -110,11 +113,13 @@ pub struct Ongoing(Option<Call>);
 /// Begins to count a call. What is asked for by a path that nobody serves is no call.
 pub fn begin(metrics: &Arc<Metrics>, request: Request<Incoming>) -> (Request<Asked>, Ongoing) {
     let method = metrics.calls.find(request.uri().path());
+    let patience = patience(request.headers());
+    let timed = patience.is_some() || metrics.calls.timed();
     let call = method.map(|method| Call {
         metrics: Arc::clone(metrics),
         method,
-        started: Instant::now(),
-        patience: patience(request.headers()),
+        started: timed.then(Instant::now),
+        patience,
         open: true,
     });
     let counted = method.map(|method| (Arc::clone(metrics), method));

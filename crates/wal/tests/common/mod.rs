@@ -60,6 +60,7 @@ pub fn options(fs: &MemFs, segment_bytes: u64) -> Options {
         segment_bytes,
         no_fsync: false,
         preparation: Preparation::Inline,
+        metrics: Default::default(),
     }
 }
 
