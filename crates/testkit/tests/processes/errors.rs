@@ -24,7 +24,7 @@ use pb::request_op::Request as Op;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Response, Status};
 
-use crate::{beside_others, put, wire};
+use crate::{beside_others, put};
 
 /// A row, the code and text that it asks for, and whether 3.5.1 says the same.
 type Row = (&'static str, Code, &'static str, bool);
@@ -928,7 +928,7 @@ async fn several_members(kind: Kind) {
     );
     if kind == Kind::Ferrite {
         // HT-04; the original's 3.5.1 has no such check.
-        let ready = wire::get(&learner.endpoint, "/readyz/non_learner").await;
+        let ready = crate::wire::get(&learner.endpoint, "/readyz/non_learner").await;
         assert_eq!(
             ready.body,
             "[-]non_learner failed: not supported for learner\n\n"
