@@ -178,7 +178,7 @@ impl Member {
     ///
     /// # Panics
     /// As [`Member::start`].
-    pub fn start_with(&self, kind: Kind, more: &[&str]) {
+    pub fn start_as_with(&self, kind: Kind, more: &[&str]) {
         let mut state = self.state();
         state.kind = kind;
         state.more = more.iter().map(|text| (*text).to_owned()).collect();

@@ -307,7 +307,7 @@ static TAKEOVER_BACK: [Flag; 15] = [
     WAL,
 ];
 
-static TAKEOVER_REPLACE: [Flag; 13] = [
+static TAKEOVER_REPLACE: [Flag; 14] = [
     CACERT,
     CERT,
     ENDPOINTS,
@@ -329,6 +329,12 @@ static TAKEOVER_REPLACE: [Flag; 13] = [
     ),
     START,
     STOP,
+    flag(
+        "to",
+        Kind::Text,
+        "",
+        "on the way back: version of the program of the new member, as 3.5",
+    ),
     USER,
     WAIT,
 ];

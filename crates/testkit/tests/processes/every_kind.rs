@@ -190,6 +190,8 @@ impl Under {
     async fn compare(&mut self, random: &mut Random) {
         let held = self.hold().await;
         self.cluster.wait_healthy().await;
+        self.alarm(pb::alarm_request::AlarmAction::Activate, random)
+            .await;
         let newest = self.cluster.wait_healthy().await;
         let start = Instant::now();
         loop {
@@ -221,8 +223,27 @@ impl Under {
             );
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+        self.alarm(pb::alarm_request::AlarmAction::Deactivate, random)
+            .await;
         self.compared += 1;
         drop(held);
+    }
+
+    /// Raises or disarms an alarm through some member. Not under load: up to 3.5.32 puts in nested transactions
+    /// pass by it.
+    async fn alarm(&self, action: pb::alarm_request::AlarmAction, random: &mut Random) {
+        let members = u64::try_from(self.cluster.members().len()).unwrap_or(1);
+        let index = usize::try_from(random.below(members)).unwrap_or(0);
+        let client = self.cluster.client(index);
+        let request = pb::AlarmRequest {
+            action: action.into(),
+            member_id: 7,
+            alarm: pb::AlarmType::Nospace.into(),
+        };
+        eventually("an alarm is set", LONG, async || {
+            client.maintenance().alarm(request.clone()).await.ok()
+        })
+        .await;
     }
 
     /// Kills a member the hard way, under load wherever that says something. What 3.5.1 does to its own

@@ -138,7 +138,7 @@ async fn there_and_back(cluster: &Cluster, newest: i64) {
     ] {
         end(cluster, 0, left).await;
         let more: &[&str] = if kind == Ferrite { &[HOLD] } else { &[] };
-        cluster.member(0).start_with(kind, more);
+        cluster.member(0).start_as_with(kind, more);
         cluster.member(0).ready(PATIENCE).await;
         let client = root(cluster, 0).await;
         let after = everything(&client, newest).await;
@@ -183,7 +183,7 @@ async fn with_leases_users_roles_and_alarms() {
     let before = everything(&client, newest).await;
     assert_eq!(before.0.alarms, [(7, 1), (8, 1)]);
     end(&cluster, 0, End::Kill).await;
-    cluster.member(0).start_with(Ferrite, &[HOLD]);
+    cluster.member(0).start_as_with(Ferrite, &[HOLD]);
     cluster.member(0).ready(PATIENCE).await;
     let ours = cluster.client(0);
     assert_eq!(before, everything(&ours, newest).await);
@@ -354,7 +354,7 @@ async fn in_the_middle_of_receiving_a_snapshot() {
         })
         .await;
         member.kill9();
-        member.start_with(second, &[]);
+        member.start_as_with(second, &[]);
         member.ready(PATIENCE).await;
         history.check(&cluster).await;
         eprintln!("killed as {first:?} while it received, went on as {second:?}");

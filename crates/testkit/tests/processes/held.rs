@@ -38,7 +38,7 @@ async fn one_member_holds_the_version_whoever_leads() {
         .members(3)
         .extra_args_at(0, &["--snapshot-count=50"])
         .build();
-    cluster.member(0).start_with(Ferrite, &[HOLD]);
+    cluster.member(0).start_as_with(Ferrite, &[HOLD]);
     cluster.start_all().await;
     at(&cluster, "3.5.0").await;
     for leader in [1, 0, 2] {
@@ -56,7 +56,7 @@ async fn one_member_holds_the_version_whoever_leads() {
     cluster.member(0).terminate().await;
     tokio::time::sleep(LOOKS).await;
     assert_eq!(versions(&cluster, 1).await.0, "3.5.0");
-    cluster.member(0).start_with(Ferrite, &[]);
+    cluster.member(0).start_as_with(Ferrite, &[]);
     cluster.member(0).ready(PATIENCE).await;
     at(&cluster, "3.7.0").await;
 }
@@ -83,7 +83,7 @@ async fn the_way_back_from_3_7_to_the_original() {
     for member in cluster.members() {
         load.wait_for(30).await;
         member.terminate().await;
-        member.start_with(Ferrite, &[HOLD]);
+        member.start_as_with(Ferrite, &[HOLD]);
         member.ready(PATIENCE).await;
         cluster.wait_healthy().await;
     }
@@ -127,7 +127,7 @@ async fn the_way_back_from_3_7_to_the_original() {
     for member in cluster.members() {
         load.wait_for(30).await;
         member.terminate().await;
-        member.start_with(Etcd351, &[]);
+        member.start_as_with(Etcd351, &[]);
         member.ready(PATIENCE).await;
         cluster.wait_healthy().await;
     }

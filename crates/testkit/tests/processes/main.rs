@@ -13,6 +13,7 @@ mod every_kind;
 mod failover;
 mod floods;
 mod folders;
+mod formats;
 mod handover;
 mod held;
 mod known_bugs;

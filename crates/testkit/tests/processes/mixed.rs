@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ferrite_testkit::{Cluster, Kind, PATIENCE, Workload, oracle};
+use ferrite_testkit::{Cluster, Kind, PATIENCE, Ports, Workload, eventually, oracle, pb};
 
 use crate::left::kill_under_load;
 use crate::{beside_others, get, put};
@@ -214,4 +214,99 @@ async fn a_running_cluster_is_taken_over_member_by_member() {
     load.wait_for(50).await;
     let history = load.stop().await;
     history.check(&cluster).await;
+}
+
+/// What a follower cannot do itself it hands to its leader, of whatever kind that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_of_one_kind_hand_on_to_leaders_of_the_other() {
+    if oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    let kinds = [Ferrite, Etcd351, Ferrite, Etcd351];
+    let cluster = Cluster::builder().kinds(&kinds).start().await;
+    let mut ports = Ports::default();
+    for (leader, follower) in [(0, 1), (1, 0)] {
+        cluster.move_leader(leader).await;
+        let client = cluster.client(follower);
+        let who = format!("{:?} asked, {:?} leads", kinds[follower], kinds[leader]);
+        let id = 500 + i64::try_from(leader).unwrap();
+        // Proposals and reads.
+        let request = pb::LeaseGrantRequest { ttl: 60, id };
+        let granted = client.lease().lease_grant(request).await;
+        granted.unwrap_or_else(|status| panic!("{who}: {status}"));
+        let key = format!("handed on {leader}");
+        let request = pb::PutRequest {
+            key: key.clone().into(),
+            value: "v".into(),
+            lease: id,
+            ..Default::default()
+        };
+        client.kv().put(request).await.expect("a put");
+        assert_eq!(get(&client, &key).await.as_deref(), Some("v"), "{who}");
+        // Leases: only the leader knows how long one still lives.
+        let request = tokio_stream::iter([pb::LeaseKeepAliveRequest { id }]);
+        let answers = client.lease().lease_keep_alive(request).await;
+        let answer = answers.expect("a stream").into_inner().message().await;
+        let answer = answer.unwrap_or_else(|status| panic!("{who}: {status}"));
+        assert_eq!(
+            answer.map(|answer| (answer.id, answer.ttl)),
+            Some((id, 60)),
+            "{who}"
+        );
+        let request = pb::LeaseTimeToLiveRequest { id, keys: true };
+        let left = client.lease().lease_time_to_live(request).await;
+        let left = left
+            .unwrap_or_else(|status| panic!("{who}: {status}"))
+            .into_inner();
+        assert_eq!((left.granted_ttl, left.keys.len()), (60, 1), "{who}");
+        assert!((50..=60).contains(&left.ttl), "{who}: {}", left.ttl);
+        // Membership; a learner that never came is not in sync, which only the leader can know.
+        let url = format!("http://127.0.0.1:{}", ports.take());
+        let request = pb::MemberAddRequest {
+            peer_urls: vec![url.clone()],
+            is_learner: true,
+        };
+        let learner = eventually("a learner is added", PATIENCE, async || {
+            match client.cluster().member_add(request.clone()).await {
+                Ok(added) => added.into_inner().member.map(|member| member.id),
+                // Members must have been connected for a while; a call without an answer may have been done.
+                Err(_) => {
+                    let request = pb::MemberListRequest { linearizable: true };
+                    let list = client
+                        .cluster()
+                        .member_list(request)
+                        .await
+                        .ok()?
+                        .into_inner();
+                    let found = list
+                        .members
+                        .iter()
+                        .find(|member| member.peer_urls[0] == url);
+                    found.map(|member| member.id)
+                }
+            }
+        })
+        .await;
+        let request = pb::MemberPromoteRequest { id: learner };
+        let refused = client
+            .cluster()
+            .member_promote(request)
+            .await
+            .expect_err("too early");
+        assert!(
+            refused.message().contains("in sync with leader"),
+            "{who}: {refused}"
+        );
+        eventually("it is removed", PATIENCE, async || {
+            let request = pb::MemberRemoveRequest { id: learner };
+            match client.cluster().member_remove(request).await {
+                Ok(_) => Some(()),
+                Err(status) if status.message().contains("not found") => Some(()),
+                Err(_) => None,
+            }
+        })
+        .await;
+    }
+    cluster.hash_kv_all(0).await;
 }

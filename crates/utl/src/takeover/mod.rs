@@ -221,10 +221,17 @@ async fn step(
 
 async fn replace(cluster: &Cluster, values: &Values, patience: Duration) -> Result<(), Failure> {
     let name = values.text("member");
+    let to = match values.text("to") {
+        text if text.is_empty() => None,
+        _ => Some(target_version(values)?),
+    };
     let judged = |picture: &Picture| {
         let mut reasons = judge::health(picture);
         match picture.find(&name) {
-            Ok(member) => reasons.extend(judge::forth(picture, member, values.bool("last"))),
+            Ok(member) => reasons.extend(match to {
+                None => judge::forth(picture, member, values.bool("last")),
+                Some(to) => judge::back(picture, member, to),
+            }),
             Err(reason) => reasons.push(reason),
         }
         reasons
