@@ -1,9 +1,10 @@
 //! `drill` against clusters of ours: processes, and containers of a stand-in for Docker.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::common::{Member, Run, cluster_of, eventually, free_port, oracle, ours, run, servers};
 
@@ -109,6 +110,51 @@ fn members_that_are_processes_go_and_come_back() {
         "{drilled:?}"
     );
     is_whole(&members);
+}
+
+#[test]
+fn who_ends_a_drill_gets_a_whole_cluster_back() {
+    let Some((_data, _sweep, members)) = scene(3) else {
+        return;
+    };
+    let mut drill = Command::new(ours())
+        .args(["--endpoints", &members[0].endpoint])
+        .args([
+            "drill",
+            "--local",
+            "--yes",
+            "--steps=follower-stop",
+            "--away=300s",
+        ])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(drill.stderr.take().unwrap()).lines();
+    let told = |line: &std::io::Result<String>| line.as_ref().unwrap().contains("is told to stop");
+    assert!(lines.any(|line| told(&line)), "nobody was stopped");
+    let pid = drill.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(drill.wait().unwrap().code(), Some(130));
+    assert!(rest[0].ends_with(" has been started again"), "{rest:?}");
+    assert_eq!(rest[1..], ["Error: interrupted"]);
+    eventually("everybody back", || {
+        let args = [
+            "--endpoints",
+            &members[0].endpoint,
+            "endpoint",
+            "health",
+            "--cluster",
+        ];
+        let health = run(&ours(), &[], &args, b"");
+        health.stdout.matches("is healthy").count() == 3
+    });
 }
 
 /// The order of members is that of their IDs.

@@ -179,7 +179,7 @@ pub async fn run(session: &Session, plan: Plan) -> Result<(), Failure> {
     // Whatever happened, the cluster is left whole.
     if let Some(away) = drill.away.take() {
         let member = &mut drill.members[away];
-        match member.home.start().await {
+        match member.home.bring_back().await {
             Ok(()) => report::err(&format!("{} has been started again", member.name)),
             Err(why) => report::err(&format!(
                 "{} ({}) is still down and could not be started: {why}",

@@ -66,6 +66,16 @@ impl Home {
         }
     }
 
+    /// Starts a member that was told to end, once it is gone.
+    pub async fn bring_back(&mut self) -> Result<(), String> {
+        match self {
+            Self::Process(process) => process.wait().await?,
+            // It may still be under way; a second one ends with it.
+            Self::Container { container, .. } => docker(&["stop", container]).await.map(drop)?,
+        }
+        self.start().await
+    }
+
     /// Starts a member that is gone.
     pub async fn start(&mut self) -> Result<(), String> {
         match self {
@@ -273,6 +283,11 @@ impl Process {
 
     async fn stop(&mut self, kill: bool) -> Result<(), String> {
         self.send(if kill { Signal::KILL } else { Signal::TERM })?;
+        self.wait().await
+    }
+
+    /// Waits until it is gone.
+    async fn wait(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         while !self.gone() {
             if begun.elapsed() > STOP_LIMIT {
@@ -371,8 +386,18 @@ mod tests {
             process.start().unwrap();
             assert!(!process.gone());
         }
-        let environment = parts(process.pid, "environ").unwrap();
-        assert!(environment.contains(&"WORD=here".into()));
+        // The kernel shows it a moment after the program has begun.
+        let begun = Instant::now();
+        while !parts(process.pid, "environ")
+            .unwrap()
+            .contains(&"WORD=here".into())
+        {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "another environment"
+            );
+            tokio::time::sleep(POLL).await;
+        }
         process.stop(true).await.unwrap();
         first.wait().unwrap();
     }
