@@ -241,7 +241,7 @@ impl Under {
             alarm: pb::AlarmType::Nospace.into(),
         };
         eventually("an alarm is set", LONG, async || {
-            client.maintenance().alarm(request.clone()).await.ok()
+            client.maintenance().alarm(request).await.ok()
         })
         .await;
     }
