@@ -136,7 +136,7 @@ impl ClientServer {
             inboxes.push(inbox);
             let name = format!("{name}-{index}");
             let server = Server {
-                services: Services::new(context.clone()),
+                services: Arc::new(Services::new(context.clone())),
                 calls: context.calls,
                 load: context.loads.add(&name),
             };
@@ -280,7 +280,7 @@ async fn accept(
 /// What a thread serves connections with.
 #[derive(Clone)]
 struct Server {
-    services: Services,
+    services: Arc<Services>,
     calls: Calls,
     load: Arc<Load>,
 }
@@ -353,7 +353,7 @@ async fn serve_connection(
         mark(&mut request, caller.as_ref());
         let remote = remote.clone();
         request.extensions_mut().insert(remote.clone());
-        let mut services = server.services.clone();
+        let services = Arc::clone(&server.services);
         Box::pin(async move {
             let response = services.serve(request, traffic, &remote.0).await?;
             call.answers();

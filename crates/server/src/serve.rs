@@ -78,8 +78,7 @@ type TracedServices = (
     LeaseServer<Traced<LeaseService>>,
 );
 
-/// The services of one thread.
-#[derive(Clone)]
+/// The services of one thread. A call takes a handle of the one that it names.
 pub struct Services {
     context: Context,
     kv: KvServer<KvService>,
@@ -142,7 +141,7 @@ impl Services {
     /// # Errors
     /// None.
     pub async fn serve(
-        &mut self,
+        &self,
         request: Request<Incoming>,
         traffic: Traffic,
         remote: &str,
@@ -161,7 +160,7 @@ impl Services {
 
     /// A call with all that is done around it.
     async fn attend(
-        &mut self,
+        &self,
         mut request: Request<calls::Asked>,
         remote: &str,
     ) -> Result<Response<Body>, Infallible> {
@@ -197,7 +196,7 @@ impl Services {
     }
 
     async fn call(
-        &mut self,
+        &self,
         path: &str,
         mut request: Request<calls::Asked>,
         traced: bool,
@@ -211,19 +210,19 @@ impl Services {
         {
             return Ok(refused);
         }
-        let traced = self.traced.as_mut().filter(|_| traced);
+        let traced = self.traced.as_ref().filter(|_| traced);
         let response = match (service, traced) {
-            ("etcdserverpb.KV", Some((kv, _))) => kv.call(request).await?,
-            ("etcdserverpb.Lease", Some((_, lease))) => lease.call(request).await?,
-            ("etcdserverpb.KV", None) => self.kv.call(request).await?,
-            ("etcdserverpb.Lease", None) => self.lease.call(request).await?,
-            ("etcdserverpb.Watch", _) => self.watch.call(request).await?,
-            ("etcdserverpb.Cluster", _) => self.cluster.call(request).await?,
-            ("etcdserverpb.Maintenance", _) => self.maintenance.call(request).await?,
-            ("etcdserverpb.Auth", _) => self.auth.call(request).await?,
-            ("grpc.health.v1.Health", _) => self.health.call(request).await?,
-            ("v3lockpb.Lock", _) => self.lock.call(request).await?,
-            ("v3electionpb.Election", _) => self.election.call(request).await?,
+            ("etcdserverpb.KV", Some((kv, _))) => kv.clone().call(request).await?,
+            ("etcdserverpb.Lease", Some((_, lease))) => lease.clone().call(request).await?,
+            ("etcdserverpb.KV", None) => self.kv.clone().call(request).await?,
+            ("etcdserverpb.Lease", None) => self.lease.clone().call(request).await?,
+            ("etcdserverpb.Watch", _) => self.watch.clone().call(request).await?,
+            ("etcdserverpb.Cluster", _) => self.cluster.clone().call(request).await?,
+            ("etcdserverpb.Maintenance", _) => self.maintenance.clone().call(request).await?,
+            ("etcdserverpb.Auth", _) => self.auth.clone().call(request).await?,
+            ("grpc.health.v1.Health", _) => self.health.clone().call(request).await?,
+            ("v3lockpb.Lock", _) => self.lock.clone().call(request).await?,
+            ("v3electionpb.Election", _) => self.election.clone().call(request).await?,
             (service, _) => return Ok(unimplemented(&format!("unknown service {service}"))),
         };
         let headers = response.headers();
