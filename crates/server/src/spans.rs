@@ -1,7 +1,7 @@
 //! Distributed tracing: which requests are traced, and the spans of those that are.
 //!
 //! Where it is off, or a request is not sampled, there is no span and nothing is allocated. A span goes
-//! to the exporter ([`export`]) when it is dropped; nothing here waits for a collector.
+//! to the exporter (`export`) when it is dropped; nothing here waits for a collector.
 
 mod export;
 mod sent;
