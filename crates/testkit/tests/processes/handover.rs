@@ -276,8 +276,7 @@ async fn members_that_speak_tls_change_hands_and_back() {
         .start()
         .await;
     let manager = Manager::of(&cluster);
-    let load = load(&cluster);
-    load.wait_for(50).await;
+    crate::put(&cluster.client(0), "before", "v").await;
     let without = papers("", TOOL, &clients, &client);
     let with = [without.clone(), papers("peer-", TOOL, &peers, &peer)].concat();
     let step = async |command: &str, index: usize, start: &str, flags: &[String], more: &[&str]| {
@@ -334,11 +333,14 @@ async fn members_that_speak_tls_change_hands_and_back() {
     // The first one holds the version, which it says on the peer port alone.
     for (index, start) in [(0, "held"), (1, "ours"), (2, "ours")] {
         done(&step("step", index, start, &with, &[]).await);
-        load.wait_for(30).await;
+        crate::put(&cluster.client(index), &format!("after {index}"), "v").await;
     }
     done(&step("back", 2, "theirs", &with, &[]).await);
-    load.wait_for(30).await;
-    load.stop().await.check(&cluster).await;
+    assert_eq!(cluster.member(2).kind(), Etcd351);
+    for key in ["before", "after 0", "after 1", "after 2"] {
+        let seen = crate::get(&cluster.client(2), key).await;
+        assert_eq!(seen.as_deref(), Some("v"), "{key}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
