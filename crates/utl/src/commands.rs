@@ -200,6 +200,24 @@ const INSECURE: Flag = flag(
     "false",
     "do not check the members' certificates",
 );
+const PEER_CACERT: Flag = flag(
+    "peer-cacert",
+    Kind::Text,
+    "",
+    "authorities of the certificates on the members' peer port (PEM); those of --cacert if not given",
+);
+const PEER_CERT: Flag = flag(
+    "peer-cert",
+    Kind::Text,
+    "",
+    "the certificate to show on the peer port (PEM); that of --cert if not given",
+);
+const PEER_KEY: Flag = flag(
+    "peer-key",
+    Kind::Text,
+    "",
+    "its key (PEM); that of --key if not given",
+);
 const USER: Flag = flag(
     "user",
     Kind::Text,
@@ -256,7 +274,7 @@ const LAST: Flag = flag(
     "go on though nothing holds the cluster's version: it will rise",
 );
 
-static TAKEOVER_CHECK: [Flag; 10] = [
+static TAKEOVER_CHECK: [Flag; 13] = [
     CACERT,
     CERT,
     flag(
@@ -274,17 +292,36 @@ static TAKEOVER_CHECK: [Flag; 10] = [
         "",
         "the member to exchange next, its name or ID",
     ),
+    PEER_CACERT,
+    PEER_CERT,
+    PEER_KEY,
     USER,
     WAIT,
     WAL,
 ];
 
-static TAKEOVER_STEP: [Flag; 15] = [
-    DOWNTIME, CACERT, CERT, DATA, ENDPOINTS, FALLBACK, INSECURE, KEY, LAST, OLD, START, STOP, USER,
-    WAIT, WAL,
+static TAKEOVER_STEP: [Flag; 18] = [
+    DOWNTIME,
+    CACERT,
+    CERT,
+    DATA,
+    ENDPOINTS,
+    FALLBACK,
+    INSECURE,
+    KEY,
+    LAST,
+    OLD,
+    PEER_CACERT,
+    PEER_CERT,
+    PEER_KEY,
+    START,
+    STOP,
+    USER,
+    WAIT,
+    WAL,
 ];
 
-static TAKEOVER_BACK: [Flag; 15] = [
+static TAKEOVER_BACK: [Flag; 18] = [
     DOWNTIME,
     CACERT,
     CERT,
@@ -294,6 +331,9 @@ static TAKEOVER_BACK: [Flag; 15] = [
     INSECURE,
     KEY,
     OLD,
+    PEER_CACERT,
+    PEER_CERT,
+    PEER_KEY,
     START,
     STOP,
     flag(
@@ -307,7 +347,7 @@ static TAKEOVER_BACK: [Flag; 15] = [
     WAL,
 ];
 
-static TAKEOVER_REPLACE: [Flag; 14] = [
+static TAKEOVER_REPLACE: [Flag; 17] = [
     CACERT,
     CERT,
     ENDPOINTS,
@@ -327,6 +367,9 @@ static TAKEOVER_REPLACE: [Flag; 14] = [
         "",
         "required: where other members will reach the new member",
     ),
+    PEER_CACERT,
+    PEER_CERT,
+    PEER_KEY,
     START,
     STOP,
     flag(

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ferrite_testkit::{
-    Client, ClientConfig, Cluster, Kind, Load, Outcome, PATIENCE, Ports, Workload, dump,
-    our_program, pb, run,
+    Client, ClientConfig, Cluster, Kind, Load, Outcome, PATIENCE, Paper, Pki, Ports, Wanted,
+    Workload, dump, our_program, pb, run,
 };
 
 use crate::beside_others;
@@ -234,6 +234,113 @@ async fn what_is_not_safe_is_refused_and_nothing_done() {
     let two = Cluster::builder().kinds(&[Etcd351; 2]).start().await;
     let outcome = Manager::of(&two).exchange("step", 0, "ours", &quick).await;
     refused(&outcome, "no quorum");
+}
+
+/// Flags of a program that has, after `--<prefix>`, an authority and a certificate.
+fn papers(prefix: &str, names: [&str; 3], pki: &Pki, paper: &Paper) -> Vec<String> {
+    let files = [&pki.ca(), &paper.cert, &paper.key];
+    let pairs = names.iter().zip(files);
+    pairs
+        .map(|(name, file)| format!("--{prefix}{name}={file}"))
+        .collect()
+}
+
+/// Clients and members have authorities of their own, and both ports ask for certificates.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_speak_tls_change_hands_and_back() {
+    const SERVER: [&str; 3] = ["trusted-ca-file", "cert-file", "key-file"];
+    const TOOL: [&str; 3] = ["cacert", "cert", "key"];
+    if ferrite_testkit::oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let here = Wanted::hosts(&["127.0.0.1", "localhost"]);
+    let clients = Pki::new(dir.path(), "clients");
+    let server = clients.issue("server", &here);
+    let client = clients.issue("client", &Wanted::common_name("client"));
+    let peers = Pki::new(dir.path(), "peers");
+    let peer = peers.issue("peer", &here);
+    let mut flags = papers("", SERVER, &clients, &server);
+    flags.extend(papers("peer-", SERVER, &peers, &peer));
+    flags.extend([
+        "--client-cert-auth".to_owned(),
+        "--peer-client-cert-auth".to_owned(),
+    ]);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let cluster = Cluster::builder()
+        .kinds(&[Etcd351; 3])
+        .encrypted_peers()
+        .encrypted_clients(clients.client(Some(&client)))
+        .extra_args(&flags)
+        .start()
+        .await;
+    let manager = Manager::of(&cluster);
+    crate::put(&cluster.client(0), "before", "v").await;
+    let without = papers("", TOOL, &clients, &client);
+    let with = [without.clone(), papers("peer-", TOOL, &peers, &peer)].concat();
+    let step = async |command: &str, index: usize, start: &str, flags: &[String], more: &[&str]| {
+        let mut all: Vec<&str> = flags.iter().map(String::as_str).collect();
+        all.extend(more);
+        manager.exchange(command, index, start, &all).await
+    };
+    let ca = format!("--peer-cacert={}", peers.ca());
+    let odd = format!("--peer-key={}", peer.key);
+    let absent = format!("--peer-cacert={}", peers.path("nowhere.pem"));
+    // Waiting does not mend a certificate: the patience given here is longer than the command may take.
+    for (more, code, why) in [
+        (
+            &["--wait=1h"][..],
+            1,
+            &[
+                "signed by unknown authority",
+                "clients.pem, as --peer-cacert is not given",
+            ][..],
+        ),
+        (
+            &["--wait=1h", "--last", &ca],
+            1,
+            &[
+                "remote error: tls: ",
+                "client.crt, as --peer-cert is not given",
+            ],
+        ),
+        (&[&odd], 128, &["--peer-key is given without --peer-cert"]),
+        (&[&absent], 128, &["--peer-cacert: open ", "nowhere.pem"]),
+    ] {
+        let outcome = step("step", 0, "ours", &without, more).await;
+        assert_eq!(outcome.code(), Some(code), "{}", outcome.text());
+        let lines: Vec<&str> = outcome.stderr.lines().collect();
+        let last = lines.last().expect("it says why");
+        assert!(
+            why.iter().all(|part| last.contains(part)),
+            "{why:?}: {last}"
+        );
+        assert!(lines.len() <= 2, "{}", outcome.stderr);
+        assert!(!outcome.stdout.contains("stopping"), "{}", outcome.stdout);
+        assert!(cluster.member(0).serving());
+        assert_eq!(cluster.member(0).kind(), Etcd351);
+    }
+    let mut check = vec!["check".to_owned(), "--wait=1h".to_owned()];
+    check.extend_from_slice(&without);
+    refused(
+        &manager.takeover(&check).await,
+        "the cluster's version is not known",
+    );
+    check.extend_from_slice(&with);
+    let outcome = manager.takeover(&check).await;
+    assert_eq!(outcome.code(), Some(0), "{}", outcome.text());
+    // The first one holds the version, which it says on the peer port alone.
+    for (index, start) in [(0, "held"), (1, "ours"), (2, "ours")] {
+        done(&step("step", index, start, &with, &[]).await);
+        crate::put(&cluster.client(index), &format!("after {index}"), "v").await;
+    }
+    done(&step("back", 2, "theirs", &with, &[]).await);
+    assert_eq!(cluster.member(2).kind(), Etcd351);
+    for key in ["before", "after 0", "after 1", "after 2"] {
+        let seen = crate::get(&cluster.client(2), key).await;
+        assert_eq!(seen.as_deref(), Some("v"), "{key}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::fmt;
 use ferrite_membership::Version;
 
 use super::look::{Answer, Picture, Seen};
+use super::peers::Unasked;
 
 /// Members of older programs cannot stand beside ours: they end by what ours write to the log.
 pub const OLDEST: Version = Version::new(3, 5, 0);
@@ -42,8 +43,14 @@ pub enum Unsafe {
     WouldRise { cluster: Version },
     /// The cluster's version is above the program to come.
     Above { cluster: Version, to: Version },
-    /// The cluster's version is not known.
-    VersionUnknown,
+    /// The members have not decided on the cluster's version yet.
+    Undecided,
+    /// What only a member's peer port tells is not known.
+    PeerPort {
+        what: &'static str,
+        who: String,
+        why: Unasked,
+    },
     /// A member is behind.
     Behind { who: String, entries: u64 },
     /// Data differs.
@@ -60,6 +67,10 @@ impl Unsafe {
         matches!(
             self,
             Self::Differs { lasting: true, .. }
+                | Self::PeerPort {
+                    why: Unasked { lasting: true, .. },
+                    ..
+                }
                 | Self::NoSuchMember(_)
                 | Self::Quorum { .. }
                 | Self::TooOld { .. }
@@ -123,9 +134,13 @@ impl fmt::Display for Unsafe {
                 "the cluster has version {cluster}: a program of {}.{} would refuse to start. Start every member with --hold-cluster-version={}.{}, then take the version down by etcdctl downgrade enable, one minor version at a time",
                 to.major, to.minor, to.major, to.minor
             ),
-            Self::VersionUnknown => write!(
+            Self::Undecided => write!(
                 f,
-                "the cluster's version is not known: members are asked for it on their peer port, which must be reachable from here"
+                "the members have not decided on the cluster's version yet"
+            ),
+            Self::PeerPort { what, who, why } => write!(
+                f,
+                "{what} is not known: member {who} cannot be asked on its peer port, which must be reachable from here: {why}"
             ),
             Self::Behind { who, entries } => {
                 write!(
@@ -243,22 +258,49 @@ pub fn forth(picture: &Picture, member: &Seen, rise: bool) -> Vec<Unsafe> {
         });
     }
     let Some(cluster) = picture.cluster_version() else {
-        reasons.push(Unsafe::VersionUnknown);
+        reasons.extend(version_unknown(picture));
         return reasons;
     };
     // One member that gives no more than the cluster's version holds it.
     let held = answers(picture)
         .filter(|(other, _)| other.id != member.id)
-        .any(|(_, answer)| match answer.versions {
-            Some(given) => given.own.without_patch() <= cluster,
-            None => answer
+        .any(|(_, answer)| match &answer.versions {
+            Ok(given) => given.own.without_patch() <= cluster,
+            Err(_) => answer
                 .program
                 .is_some_and(|own| own.without_patch() <= cluster),
         });
     if !held && !rise && cluster < OURS {
-        reasons.push(Unsafe::WouldRise { cluster });
+        let silent = unasked(
+            picture,
+            "whether a member holds the cluster's version",
+            |other| other.id != member.id,
+        );
+        reasons.push(silent.unwrap_or(Unsafe::WouldRise { cluster }));
     }
     reasons
+}
+
+/// The first of these members that cannot be asked on its peer port.
+fn unasked(picture: &Picture, what: &'static str, among: impl Fn(&Seen) -> bool) -> Option<Unsafe> {
+    answers(picture)
+        .filter(|(member, _)| among(member))
+        .find_map(|(member, answer)| {
+            Some(Unsafe::PeerPort {
+                what,
+                who: member.title(),
+                why: answer.versions.as_ref().err()?.clone(),
+            })
+        })
+}
+
+/// Why the cluster's version is not known, if it is not.
+pub fn version_unknown(picture: &Picture) -> Option<Unsafe> {
+    if picture.cluster_version().is_some() || answers(picture).next().is_none() {
+        return None;
+    }
+    let silent = unasked(picture, "the cluster's version", |_| true);
+    Some(silent.unwrap_or(Unsafe::Undecided))
 }
 
 /// What stands against the original of version `to` in this member's place.
@@ -278,7 +320,7 @@ pub fn back(picture: &Picture, member: &Seen, to: Version) -> Vec<Unsafe> {
     match picture.cluster_version() {
         Some(cluster) if cluster > to => reasons.push(Unsafe::Above { cluster, to }),
         Some(_) => {}
-        None => reasons.push(Unsafe::VersionUnknown),
+        None => reasons.extend(version_unknown(picture)),
     }
     reasons
 }
@@ -290,7 +332,7 @@ pub fn loses_when_killed(program: Option<Version>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::look::Given;
+    use super::super::peers::Given;
     use super::*;
 
     const V351: Version = Version::new(3, 5, 1);
@@ -311,11 +353,18 @@ mod tests {
                 applied: 10,
                 errors: Vec::new(),
                 storage: String::new(),
-                versions: Some(Given {
+                versions: Ok(Given {
                     own: given,
                     cluster: Some(OLDEST),
                 }),
             }),
+        }
+    }
+
+    fn unasked_by(lasting: bool) -> Unasked {
+        Unasked {
+            why: "turned away".to_owned(),
+            lasting,
         }
     }
 
@@ -413,7 +462,7 @@ mod tests {
         assert_eq!(back(&held, &held.members[0], OLDEST), []);
         let mut risen = held.clone();
         for seen in &mut risen.members {
-            answer(seen).versions = Some(Given {
+            answer(seen).versions = Ok(Given {
                 own: V371,
                 cluster: Some(OURS),
             });
@@ -427,13 +476,51 @@ mod tests {
         );
         // Where the peer port cannot be asked, the layout of the database tells.
         for seen in &mut risen.members {
-            answer(seen).versions = None;
+            answer(seen).versions = Err(unasked_by(true));
             answer(seen).storage = "3.6.0".into();
         }
         assert!(matches!(
             back(&risen, &risen.members[0], OLDEST)[..],
             [Unsafe::Above { .. }]
         ));
+    }
+
+    #[test]
+    fn a_peer_port_that_cannot_be_asked_is_named_where_it_matters() {
+        let mut held = picture(vec![
+            member(1, V371, OLDEST),
+            member(2, V371, V371),
+            member(3, V351, V351),
+        ]);
+        // Who holds the version gives it there only, and another one may still tell the cluster's.
+        answer(&mut held.members[0]).versions = Err(unasked_by(false));
+        let reasons = forth(&held, &held.members[2], false);
+        assert!(
+            matches!(&reasons[..], [Unsafe::PeerPort { who, .. }] if who == "m1 (1)"),
+            "{reasons:?}"
+        );
+        assert!(!reasons[0].is_lasting());
+        assert_eq!(forth(&held, &held.members[2], true), []);
+        assert_eq!(version_unknown(&held), None);
+        for seen in &mut held.members {
+            answer(seen).versions = Err(unasked_by(true));
+        }
+        for reasons in [
+            forth(&held, &held.members[2], true),
+            back(&held, &held.members[0], OLDEST),
+        ] {
+            assert!(
+                matches!(&reasons[..], [reason @ Unsafe::PeerPort { .. }] if reason.is_lasting()),
+                "{reasons:?}"
+            );
+        }
+        for seen in &mut held.members {
+            answer(seen).versions = Ok(Given {
+                own: V351,
+                cluster: None,
+            });
+        }
+        assert_eq!(version_unknown(&held), Some(Unsafe::Undecided));
     }
 
     #[test]

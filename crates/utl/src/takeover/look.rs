@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrite_cli::flags::Values;
-use ferrite_client::tls::{ClientTls, TlsInfo};
 use ferrite_client::{Client, Config, describe, pb};
 use ferrite_membership::Version;
-use ferrite_peer::{Dialer, get_json};
 
 use super::judge::Unsafe;
+use super::peers::{Given, Peers, Unasked, client_tls};
 use crate::error::{BAD_ARGS, ERROR, Failure};
 
 /// How long one member may take for one answer.
@@ -22,6 +21,7 @@ const TRIES: usize = 20;
 pub struct Cluster {
     endpoints: Vec<String>,
     base: Config,
+    peers: Peers,
     user: Option<(String, String)>,
 }
 
@@ -59,17 +59,8 @@ pub struct Answer {
     pub errors: Vec<String>,
     /// The layout of its database, where it says.
     pub storage: String,
-    /// The cluster's version, and the one it gives to whoever decides on that; unknown where members are asked over TLS.
-    pub versions: Option<Given>,
-}
-
-/// `/version` on the peer port.
-#[derive(Clone, Copy, Debug)]
-pub struct Given {
-    /// What it gives for its own.
-    pub own: Version,
-    /// The cluster's, once there is one.
-    pub cluster: Option<Version>,
+    /// The cluster's version, and the one it gives to whoever decides on that; `Err` says why it cannot be asked.
+    pub versions: Result<Given, Unasked>,
 }
 
 /// All members at about the same time.
@@ -96,13 +87,6 @@ pub struct Hash {
     pub compacted: i64,
 }
 
-#[derive(serde::Deserialize)]
-struct Versions {
-    etcdserver: String,
-    #[serde(default)]
-    etcdcluster: String,
-}
-
 impl Cluster {
     /// Reads the flags.
     ///
@@ -110,19 +94,10 @@ impl Cluster {
     /// Certificates that cannot be read.
     pub fn of(values: &Values) -> Result<Self, Failure> {
         let bad = |message: String| Failure::new(BAD_ARGS, message);
-        let info = TlsInfo {
-            cert_file: values.text("cert"),
-            key_file: values.text("key"),
-            trusted_ca_file: values.text("cacert"),
-            insecure_skip_verify: values.bool("insecure-skip-tls-verify"),
-            ..TlsInfo::default()
-        };
         let mut base = Config::new(Vec::<String>::new());
         base.call_timeout = Some(ANSWER);
-        if info != TlsInfo::default() {
-            let tls = ClientTls::new(&info, &["h2"]).map_err(|error| bad(error.to_string()))?;
-            base.tls = Some(Arc::new(tls));
-        }
+        base.tls = client_tls(values)?.map(Arc::new);
+        let peers = Peers::of(values)?;
         let user = match values.text("user") {
             user if user.is_empty() => None,
             user => {
@@ -141,6 +116,7 @@ impl Cluster {
         Ok(Self {
             endpoints,
             base,
+            peers,
             user,
         })
     }
@@ -150,6 +126,7 @@ impl Cluster {
         Self {
             endpoints,
             base: self.base.clone(),
+            peers: self.peers.clone(),
             user: self.user.clone(),
         }
     }
@@ -219,7 +196,7 @@ impl Cluster {
         for member in list {
             let (endpoint, answer) = match answers.remove(&member.id) {
                 Some((endpoint, status)) => {
-                    let versions = given(&member.peer_urls).await;
+                    let versions = self.peers.versions(&member.peer_urls, ANSWER).await;
                     (endpoint, Ok(heard(status, versions)))
                 }
                 None => (
@@ -370,7 +347,7 @@ impl Cluster {
     }
 }
 
-fn heard(status: pb::StatusResponse, versions: Option<Given>) -> Answer {
+fn heard(status: pb::StatusResponse, versions: Result<Given, Unasked>) -> Answer {
     let header = status.header.unwrap_or_default();
     Answer {
         program: status.version.parse().ok(),
@@ -383,19 +360,6 @@ fn heard(status: pb::StatusResponse, versions: Option<Given>) -> Answer {
         storage: status.storage_version,
         versions,
     }
-}
-
-async fn given(peer_urls: &[String]) -> Option<Given> {
-    if !peer_urls.iter().all(|url| url.starts_with("http://")) {
-        return None;
-    }
-    let dialer = Dialer::default();
-    let asked = get_json::<Versions>(&dialer, peer_urls, "/version", &[], ANSWER).await;
-    let (versions, _) = asked.ok()?;
-    Some(Given {
-        own: versions.etcdserver.parse().ok()?,
-        cluster: versions.etcdcluster.parse().ok(),
-    })
 }
 
 impl Seen {
@@ -422,7 +386,8 @@ impl Picture {
         let answers = self.members.iter().filter_map(|m| m.answer.as_ref().ok());
         let from = |answer: &Answer| {
             let stored = answer.storage.parse().ok();
-            answer.versions.and_then(|given| given.cluster).max(stored)
+            let given = answer.versions.as_ref().ok();
+            given.and_then(|given| given.cluster).max(stored)
         };
         answers.filter_map(from).max()
     }
@@ -453,6 +418,16 @@ impl Picture {
                 ),
                 Err(why) => format!("{}: {why}", member.title()),
             });
+        }
+        for member in &self.members {
+            if let Ok(answer) = &member.answer
+                && let Err(why) = &answer.versions
+            {
+                lines.push(format!(
+                    "{} cannot be asked on its peer port: {why}",
+                    member.title()
+                ));
+            }
         }
         if let Some(version) = self.cluster_version() {
             lines.push(format!("the cluster's version is {version}"));

@@ -1,6 +1,6 @@
 //! `takeover`: replaces the members of a running cluster one by one, the original's by ours and back.
 //!
-//! Four commands over the same parts: [`look`] asks a cluster, [`judge`] says whether a step is safe, [`folder`] looks
+//! Four commands over the same parts: [`look`] asks a cluster (by [`peers`] where only members ask each other), [`judge`] says whether a step is safe, [`folder`] looks
 //! at a member's data while nobody uses it, [`act`] runs the operator's commands and waits for what they bring about.
 //! It lives in this program, and not in `etcdctl`, because half of what it must know lies in files at rest. It manages
 //! no process itself: whoever does (systemd, compose, a script) is given as a command. It never writes to a folder,
@@ -10,6 +10,7 @@ mod act;
 mod folder;
 mod judge;
 mod look;
+mod peers;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -114,6 +115,7 @@ async fn check(cluster: &Cluster, values: &Values, patience: Duration) -> Result
     let target = values.text("member");
     let judged = sound(cluster, patience, |picture| {
         let mut reasons = judge::health(picture);
+        reasons.extend(judge::version_unknown(picture));
         if !target.is_empty() {
             match picture.find(&target) {
                 Ok(member) => reasons.extend(judge::without(picture, member.id)),
