@@ -22,7 +22,8 @@ const PROGRAMS: [&str; 3] = ["etcd", "etcdctl", "etcdutl"];
 /// # Errors
 /// The programs cannot be had: no network, or no pip and no right to install it.
 pub fn ensure() -> Result<PathBuf> {
-    if let Some(given) = std::env::var_os(VARIABLE) {
+    // Set to nothing is not set.
+    if let Some(given) = std::env::var_os(VARIABLE).filter(|given| !given.is_empty()) {
         let dir = PathBuf::from(given);
         return match complete(&dir) {
             true => Ok(dir),
