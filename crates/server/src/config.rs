@@ -499,7 +499,9 @@ fn auto_compaction(values: &Values) -> Result<Option<Retention>, String> {
         })?,
         _ => {
             let why = || duration_mistake(text);
+            // Less than nothing reads as nothing elsewhere; here it would keep everything.
             let period = parse_duration(text)
+                .filter(|_| !text.starts_with('-'))
                 .ok_or_else(|| format!("error parsing CompactionRetention: {}", why()))?;
             i64::try_from(period.as_nanos())
                 .map_err(|_| format!("error parsing CompactionRetention: {}", why()))?

@@ -56,7 +56,7 @@ fn slips_are_answered_with_a_suggestion() {
     assert_eq!(slip.code, Some(1));
     assert_eq!(
         slip.stderr,
-        "Error: unknown command \"pot\" for \"etcdctl\"\n\nDid you mean this?\n\tget\n\tput\n\nRun 'etcdctl --help' for usage.\n"
+        "Error: unknown command \"pot\" for \"etcdctl\"\n\nDid you mean this?\n\tget\n\tput\n\ttop\n\nRun 'etcdctl --help' for usage.\n"
     );
     let slip = run(&ours(), &[], &["put", "--perv-kv", "a", "b"], b"");
     assert_eq!(
