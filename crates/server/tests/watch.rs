@@ -620,7 +620,10 @@ async fn notices_by_the_clock(kind: Kind) {
         progress_notify: true,
         ..on("future")
     };
-    watch.created(waits).await;
+    // 3.5.1 tells such a one as well, now and then (KB-14).
+    if kind == Kind::Ferrite {
+        watch.created(waits).await;
+    }
     let told = WatchCreateRequest {
         progress_notify: true,
         ..on("told")
@@ -700,7 +703,11 @@ async fn a_stream_ends_with_its_server_and_does_not_hold_it_up() {
     assert_eq!(ours, Some(Code::Unavailable));
     if oracle().is_some() {
         let theirs = ends_with_its_server(Kind::Etcd351).await;
-        assert_eq!(theirs, ours);
+        // Sometimes its connection is gone before it has said so.
+        assert!(
+            theirs == ours || theirs == Some(Code::Unknown),
+            "{theirs:?}"
+        );
     }
 }
 

@@ -1,12 +1,37 @@
 //! Snapshots, defragmentation, downgrades and members: ours beside the original's, against both servers.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::common::{Member, Run, cluster_of, free_port, oracle, ours, run, servers};
+use crate::common::{
+    Member, Run, Terminal, cluster, cluster_of, free_port, oracle, ours, run, servers,
+};
 
 fn our(member: &Member, args: &[&str]) -> Run {
     let all = [&["--endpoints", &member.endpoint][..], args].concat();
     run(&ours(), &[], &all, b"")
+}
+
+#[test]
+fn a_terminal_shows_how_far_a_snapshot_has_come() {
+    let Some(dir) = oracle() else { return };
+    let (data, members) = cluster(&dir, 1);
+    let file = data.path().join("snapshot.db");
+    let path = file.to_str().unwrap();
+    let mut terminal = Terminal::open();
+    let mut child = Command::new(ours())
+        .args(["--endpoints", &members[0].endpoint])
+        .args(["snapshot", "save", path])
+        .stdin(Stdio::null())
+        .stdout(terminal.slave())
+        .stderr(terminal.slave())
+        .spawn()
+        .unwrap();
+    let mut screen = String::new();
+    terminal.until(&mut screen, &format!("Snapshot saved at {path}\r\n"));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let (_, shown) = screen.split_once("saving [").expect("a bar");
+    assert!(shown.contains("] 100% ("), "{screen:?}");
 }
 
 #[test]
