@@ -156,7 +156,7 @@ pub fn set_level(least: Severity) {
 }
 
 /// On SIGHUP, opens log files by their names again, and takes the level from the configuration file
-/// anew. Where neither is, the signal ends the process, as it ends the original.
+/// anew, where there are any. What else the signal does is in [`crate::signals`].
 pub async fn watch_hangups(config_file: Option<PathBuf>) {
     let files = LOGGER.get().is_some_and(|logger| logger.files);
     if !files && config_file.is_none() {
