@@ -171,11 +171,12 @@ fn the_originals_files_are_looked_into() {
     let data = folder.path().join("data");
     let peer = format!("http://127.0.0.1:{}", free_port());
     let server = Server::start(&oracle.join("etcd"), &oracle, &data, &peer);
+    // First, so that it is in the file long before the end.
+    server.ctl(&["put", "large", &"v".repeat(9000)]);
     for n in 0..60 {
         server.ctl(&["put", &format!("k{}", n % 20), &"v".repeat(1000)]);
     }
     server.ctl(&["compact", "40"]);
-    server.ctl(&["put", "large", &"v".repeat(9000)]);
     drop(server);
     let file = data.join("member/snap/db");
     looked_into(&file);
