@@ -12,7 +12,7 @@
 mod order;
 mod users;
 mod waits;
-mod wire;
+pub(crate) mod wire;
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

@@ -33,7 +33,7 @@ fn put_at(client: &Client, key: &'static str) -> tokio::task::JoinHandle<(Code, 
 }
 
 /// ER-50: the leader stands still when it is to log the puts, and another is elected. That one knows.
-async fn lost_with_its_leader(kind: Kind) {
+async fn lost_with_its_leader(kind: Kind) -> Said {
     let cluster = Cluster::builder().kinds(&[kind, kind, kind]).start().await;
     let leader = cluster.leader().await;
     let followers = [(leader + 1) % 3, (leader + 2) % 3];
@@ -51,14 +51,19 @@ async fn lost_with_its_leader(kind: Kind) {
             true => "etcdserver: request timed out, possibly due to previous leader failure",
             false => "etcdserver: request timed out",
         };
-        let said = call.await.unwrap();
-        assert_eq!(said, (Code::Unavailable, text.into()), "{kind:?}");
+        expect(&call.await.unwrap(), text)?;
     }
+    Ok(())
 }
 
 /// ER-51: a leader that has lost its followers, and has not found time to notice.
-async fn lost_with_its_followers(kind: Kind) {
-    let cluster = Cluster::builder().kinds(&[kind, kind, kind]).start().await;
+async fn lost_with_its_followers(kind: Kind) -> Said {
+    // It is to lead still when it is stopped, however long that takes to come about.
+    let cluster = Cluster::builder()
+        .kinds(&[kind, kind, kind])
+        .extra_args(&["--election-timeout=3000"])
+        .start()
+        .await;
     let leader = cluster.leader().await;
     let client = patient(&cluster, leader);
     client.kv().range(range("k")).await.expect("a connection");
@@ -73,15 +78,15 @@ async fn lost_with_its_followers(kind: Kind) {
     };
     eventually("the links are lost", PATIENCE, noticed).await;
     cluster.member(leader).stop_signal();
-    tokio::time::sleep(Duration::from_millis(7_500)).await;
+    tokio::time::sleep(Duration::from_millis(11_500)).await;
     cluster.member(leader).cont();
     let said = call.await.unwrap();
     let text = "etcdserver: request timed out, possibly due to connection lost";
-    assert_eq!(said, (Code::Unavailable, text.into()), "{kind:?}");
+    expect(&said, text)
 }
 
 /// ER-49: the leader took the put, lost its followers, and leads no more when the time is up.
-async fn taken_and_left(kind: Kind) {
+async fn taken_and_left(kind: Kind) -> Said {
     let cluster = Cluster::builder().kinds(&[kind, kind, kind]).start().await;
     let leader = cluster.leader().await;
     let client = patient(&cluster, leader);
@@ -90,15 +95,37 @@ async fn taken_and_left(kind: Kind) {
     gone.into_iter()
         .for_each(|member| cluster.member(member).kill9());
     let said = put_at(&client, "k").await.unwrap();
-    let text = "etcdserver: request timed out";
-    assert_eq!(said, (Code::Unavailable, text.into()), "{kind:?}");
+    expect(&said, "etcdserver: request timed out")
+}
+
+/// Other words than expected: the wrong ones, or the machine gave no process its turn in time.
+type Said = Result<(), String>;
+
+fn expect(said: &(Code, String), text: &str) -> Said {
+    match *said == (Code::Unavailable, text.to_owned()) {
+        true => Ok(()),
+        false => Err(format!("{said:?} instead of {text:?}")),
+    }
+}
+
+/// What is said depends on what happens within tenths of a second: on a machine that is busy an election, or a stop,
+/// comes later than planned, and then another cause is the true one. Three times in a row that is no accident.
+async fn said_once_in_three<F: Future<Output = Said>>(kind: Kind, case: fn(Kind) -> F) {
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        match case(kind).await {
+            Ok(()) => return,
+            Err(other) => others.push(other),
+        }
+    }
+    panic!("{kind:?}: {others:?}");
 }
 
 async fn time_outs(kind: Kind) {
     tokio::join!(
-        lost_with_its_leader(kind),
-        lost_with_its_followers(kind),
-        taken_and_left(kind)
+        said_once_in_three(kind, lost_with_its_leader),
+        said_once_in_three(kind, lost_with_its_followers),
+        said_once_in_three(kind, taken_and_left)
     );
 }
 

@@ -16,15 +16,15 @@ use crate::{beside_others, put};
 
 /// What came back.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     kind: String,
     /// The gRPC status: its number, and its words.
-    pub(super) status: (u32, String),
+    pub(crate) status: (u32, String),
     messages: Bytes,
 }
 
 /// Sends one message and waits for all that comes back.
-pub(super) async fn call(
+pub(crate) async fn call(
     endpoint: &str,
     path: &str,
     kind: &str,
