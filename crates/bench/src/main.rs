@@ -7,6 +7,7 @@ mod beside;
 mod client;
 mod compare;
 mod error;
+mod idle;
 mod procstat;
 mod report;
 mod servers;
@@ -23,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use error::{Error, Result};
 use report::say;
+use servers::Program;
 use workload::{Run, Workload};
 
 #[derive(Parser)]
@@ -38,6 +40,21 @@ enum Commands {
     Run(RunArgs),
     /// Our server against etcd's, in turn; writes the tables into BENCHMARKS.md.
     Compare(CompareArgs),
+    /// What three members cost that nobody asks anything, ours and etcd's side by side.
+    Idle(IdleArgs),
+}
+
+#[derive(Args)]
+struct IdleArgs {
+    /// The folder with etcd's program `etcd`.
+    #[arg(long, env = "ETCD_ORACLE_DIR")]
+    oracle: PathBuf,
+    /// The folder with our program `etcd`; without it the one beside this program, built anew under cargo.
+    #[arg(long)]
+    ours: Option<PathBuf>,
+    /// For how long to measure.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
 }
 
 #[derive(Args)]
@@ -117,6 +134,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Commands::Run(args) => run(args),
         Commands::Compare(args) => compare(&args),
+        Commands::Idle(args) => idle(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -141,6 +159,25 @@ fn run(args: RunArgs) -> Result<()> {
     let report = runtime(args.threads)?.block_on(run.measure())?;
     report.print(args.json);
     Ok(())
+}
+
+fn idle(args: &IdleArgs) -> Result<()> {
+    let ours = match &args.ours {
+        Some(dir) => dir.clone(),
+        None => build_ours()?,
+    };
+    let programs = [
+        Program::in_dir("etcd", &args.oracle)?,
+        Program::in_dir("ours", &ours)?,
+    ];
+    let long = std::time::Duration::from_secs(args.seconds.max(1));
+    // Dropping it, on a signal, ends the servers and removes their data.
+    runtime(1)?.block_on(async {
+        tokio::select! {
+            done = idle::run(&programs, long) => done,
+            () = interrupted() => Err(Error::Interrupted),
+        }
+    })
 }
 
 fn compare(args: &CompareArgs) -> Result<()> {

@@ -1,5 +1,7 @@
 //! The program `etcd`.
 
+mod early;
+
 use std::process::ExitCode;
 
 use ferrite_server::flags::{self, FlagError, Values};

@@ -22,7 +22,7 @@ use crate::service::leader::LeaderLost;
 use crate::service::{Context, Serving};
 use crate::signals::{self, Signals, Subjects};
 use crate::spans::Tracer;
-use crate::{discovery, http, log, metrics, notify, system, tls};
+use crate::{discovery, http, log, memory, metrics, notify, system, tls};
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +85,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     signals::attend(subjects.clone()).map_err(RunError::Runtime)?;
     let config_file = config.values.config_file().map(Into::into);
     tokio::spawn(log::watch_hangups(config_file));
+    tokio::spawn(memory::watch_growth());
     // Addresses first: if they are taken, nothing on disk has been touched.
     tracing::info!("listen-peer-urls" = ?urls(&config.listen_peer), "configuring peer listeners");
     let own = |what: &'static str| move |error| RunError::SelfSigned { what, error };

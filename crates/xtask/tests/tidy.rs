@@ -49,6 +49,7 @@ const UNSAFE: &[&str] = &[
     "crates/bench/src/procstat.rs",
     "crates/bench/src/servers.rs",
     "crates/dev/src/sys.rs",
+    "crates/server/src/early.rs",
     "crates/server/src/sys.rs",
     "crates/testkit/src/member.rs",
     "crates/testkit/src/ports.rs",

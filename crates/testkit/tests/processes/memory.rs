@@ -1,29 +1,61 @@
-//! A database several times larger than the memory the member may use.
+//! How much memory a member takes: an idle one, and one whose database is several times larger than what it may use.
 
-use ferrite_testkit::{Cluster, Member, PATIENCE, pb};
+use ferrite_testkit::{Cluster, Member, PATIENCE, eventually, pb};
 
-use crate::{alone, get};
+use crate::{alone, beside_others, get};
 
 const LIMIT_BYTES: u64 = 128 << 20;
 const VALUE_BYTES: usize = 64 << 10;
 const WRITERS: usize = 8;
 const PUTS_EACH: usize = 1_050;
 
-/// Most memory the process ever had resident, in bytes.
-fn peak_bytes(member: &Member) -> u64 {
+/// A line of what the kernel says about the process.
+fn status(member: &Member, name: &str) -> u64 {
     let pid = member.pid().expect("it runs");
     let status =
         std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .expect("the kernel says how much");
-    let kib: u64 = line
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .expect("a number");
-    kib << 10
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .unwrap_or_else(|| panic!("the kernel says nothing of {name}"));
+    let number = line.trim().trim_end_matches(" kB");
+    number.parse().expect("a number")
+}
+
+/// Most memory the process ever had resident, in bytes.
+fn peak_bytes(member: &Member) -> u64 {
+    status(member, "VmHWM") << 10
+}
+
+/// Memory that is the process's own (its program is shared with others of its kind), in bytes.
+fn own_bytes(member: &Member) -> u64 {
+    status(member, "RssAnon") << 10
+}
+
+/// Huge pages are for those that are large: a handful of them is more than an idle member needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_member_is_small_and_a_large_one_gets_huge_pages() {
+    const SMALL_BYTES: u64 = 10 << 20;
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder().members(3).start().await;
+    let leader = cluster.leader().await;
+    for index in 0..3 {
+        let own = own_bytes(cluster.member(index));
+        assert!(own < SMALL_BYTES, "{own} bytes");
+        assert_eq!(status(cluster.member(index), "THP_enabled"), 0);
+    }
+    let client = cluster.client(leader);
+    let value = vec![7; 1 << 20];
+    let grown = async || {
+        let request = pb::PutRequest {
+            key: "large".into(),
+            value: value.clone().into(),
+            ..Default::default()
+        };
+        client.kv().put(request).await.expect("a put");
+        (status(cluster.member(leader), "THP_enabled") == 1).then_some(())
+    };
+    eventually("a large member gets huge pages", PATIENCE, grown).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
