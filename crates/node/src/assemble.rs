@@ -23,7 +23,7 @@ const INFLIGHT_MESSAGES_MAX: usize = 512;
 /// Bytes of entries handed to apply at once.
 const APPLY_BYTES_MAX: u64 = 16 << 20;
 /// After how many milliseconds an unanswered read-index message is sent again.
-const READ_RETRY_MS: u128 = 500;
+pub(crate) const READ_RETRY_MS: u128 = 500;
 
 /// The stages of one member; `R` names whoever waits for a linearizable read.
 pub struct Stages<R> {

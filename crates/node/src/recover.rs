@@ -99,7 +99,7 @@ pub enum StartError {
         last: u64,
     },
     /// A snapshot record without the database it names.
-    #[error("database file ({} index {applied}) does not match with snapshot (index {index}): {} is missing", path.display(), missing.display())]
+    #[error("database file ({} index {applied}) does not match with snapshot (index {index}): failed to find database snapshot file (snap: snapshot file doesn't exist): {} is missing", path.display(), missing.display())]
     SnapshotMissing {
         /// The database.
         path: PathBuf,

@@ -434,6 +434,7 @@ async fn checked(node: &Node, kind: &str, checks: &[Check], query: &str) -> Resp
 /// Serves what other members ask on the peer port beside raft.
 pub async fn peer(node: &Node, request: Request<Incoming>) -> Response<Bytes> {
     let (parts, body) = request.into_parts();
+    let hashes = parts.uri.path() == HASH_PATH;
     let mut response = match parts.uri.path() {
         "/version" => {
             return only_get(&parts.method)
@@ -495,7 +496,11 @@ pub async fn peer(node: &Node, request: Request<Incoming>) -> Response<Bytes> {
             None => return not_found(),
         },
     };
-    if let Ok(id) = HeaderValue::from_str(&hex(node.cluster_id())) {
+    let refused = match hashes {
+        true => response.status() != StatusCode::OK,
+        false => response.status() == StatusCode::METHOD_NOT_ALLOWED,
+    };
+    if !refused && let Ok(id) = HeaderValue::from_str(&hex(node.cluster_id())) {
         response.headers_mut().insert("X-Etcd-Cluster-ID", id);
     }
     response

@@ -636,6 +636,7 @@ impl ApplyStage {
                 effects.tokens.push(change);
             }
         }
+        tracing::info!("applySnapshot: opened snapshot backend");
         self.waiting = Waiting::Free;
         self.committing = false;
         self.freeze_at = None;

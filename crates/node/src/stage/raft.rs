@@ -172,6 +172,8 @@ pub struct Effects<R> {
     pub refused: Vec<String>,
     /// Rounds of reads for which nobody has confirmed a leader while their readers were patient.
     pub slow_reads: usize,
+    /// Contexts of rounds of reads that are asked for once more, since no answer came.
+    pub reads_retried: Vec<u64>,
 }
 
 impl<R> Default for Effects<R> {
@@ -186,6 +188,7 @@ impl<R> Default for Effects<R> {
             leader_changed: false,
             refused: Vec::new(),
             slow_reads: 0,
+            reads_retried: Vec::new(),
         }
     }
 }
@@ -202,6 +205,7 @@ impl<R> Effects<R> {
             && self.refused.is_empty()
             && !self.leader_changed
             && self.slow_reads == 0
+            && self.reads_retried.is_empty()
     }
 }
 
@@ -470,6 +474,7 @@ impl<R> RaftStage<R> {
                 effects.slow_reads += 1;
             }
             if round.ticks_waited.is_multiple_of(retry) {
+                effects.reads_retried.push(round.context);
                 self.raw.read_index(context_bytes(round.context));
             }
         }

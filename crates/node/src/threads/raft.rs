@@ -11,6 +11,7 @@ use ferrite_peer::Transport;
 use super::apply::Command as ApplyCommand;
 use super::heartbeats::Heartbeats;
 use super::wal::{Command as WalCommand, SyncWatch};
+use crate::assemble::READ_RETRY_MS;
 use crate::error::Error;
 use crate::port::Post;
 use crate::queue::{Queue, Wait};
@@ -161,6 +162,13 @@ impl RaftThread {
         }
         if effects.slow_reads > 0 {
             metrics.slow_reads.add(effects.slow_reads as u64);
+        }
+        for context in &effects.reads_retried {
+            tracing::warn!(
+                "sent-request-id" = *context,
+                "retry-timeout" = %format_args!("{READ_RETRY_MS}ms"),
+                "waiting for ReadIndex response took too long, retrying"
+            );
         }
     }
 

@@ -984,3 +984,144 @@ async fn health_alarms_and_refused_promotions_are_counted() {
     assert_eq!(page.value("etcd_server_learner_promote_successes"), 0.0);
     assert_eq!(page.sum("etcd_network_known_peers", &[]), 2.0);
 }
+
+/// ME-11, ME-13, ME-26, ME-31: figures of one member that move with what it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_move_with_what_they_count() {
+    let _turn = beside_others().await;
+    let cluster = one(Kind::Ferrite, &["--warning-apply-duration=1us"]).await;
+    let (client, member) = (cluster.client(0), cluster.member(0));
+    let before = Page::of(member);
+    put(&client, "k", &"v".repeat(100_000)).await;
+    get(&client, "k").await;
+    let future = pb::RangeRequest {
+        key: "k".into(),
+        revision: 1_000,
+        ..Default::default()
+    };
+    let refused = client.kv().range(future).await;
+    refused.expect_err("nobody has been there");
+    let after = Page::of(member);
+    let grown = |sample: &str| after.value(sample) - before.value(sample);
+    assert!(grown("etcd_server_slow_apply_total") >= 1.0);
+    let ranges = "etcd_server_range_duration_seconds_count";
+    assert_eq!(grown(&format!("{ranges}{{success=\"true\"}}")), 1.0);
+    assert_eq!(grown(&format!("{ranges}{{success=\"false\"}}")), 1.0);
+    eventually("sizes are those of the status", PATIENCE, async || {
+        let status = client.maintenance().status(pb::StatusRequest {}).await;
+        let status = status.expect("a status").into_inner();
+        let page = Page::of(member);
+        let commits = |part: &str| {
+            let name = format!("etcd_debugging_disk_backend_commit_{part}duration_seconds_count");
+            page.value(&name)
+        };
+        let all = page.value("etcd_disk_backend_commit_duration_seconds_count");
+        let same = page.value("etcd_mvcc_db_total_size_in_bytes") == status.db_size as f64
+            && page.value("etcd_mvcc_db_total_size_in_use_in_bytes")
+                == status.db_size_in_use as f64
+            && status.db_size > 100_000
+            && all > 0.0
+            && commits("write_") == all
+            && commits("spill_") == all;
+        same.then_some(())
+    })
+    .await;
+}
+
+/// ME-01, ME-03: a learner knows what it is, and its promotion is counted where it was decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_is_shown_as_one_until_it_is_promoted() {
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder().members(2).build();
+    let (first, second) = (cluster.member(0), cluster.member(1));
+    let alone = format!("--initial-cluster={}={}", first.name(), first.peer_url());
+    first.start_once_with(&[alone.clone()]);
+    first.ready(PATIENCE).await;
+    let client = cluster.client(0);
+    let request = pb::MemberAddRequest {
+        peer_urls: vec![second.peer_url().to_owned()],
+        is_learner: true,
+    };
+    let added = client.cluster().member_add(request).await;
+    let added = added.expect("a learner").into_inner().member;
+    let id = added.expect("the new one").id;
+    let both = format!("{alone},{}={}", second.name(), second.peer_url());
+    second.start_once_with(&[both, "--initial-cluster-state=existing".to_owned()]);
+    second
+        .wait_for_log("ready to serve client requests", PATIENCE)
+        .await;
+    let is_learner = || Page::of(second).value("etcd_server_is_learner");
+    eventually("it knows that it is one", PATIENCE, async || {
+        (is_learner() == 1.0).then_some(())
+    })
+    .await;
+    let promoted = "etcd_server_learner_promote_successes";
+    assert_eq!(Page::of(first).value(promoted), 0.0);
+    eventually("it is promoted", PATIENCE, async || {
+        let request = pb::MemberPromoteRequest { id };
+        client.cluster().member_promote(request).await.ok()
+    })
+    .await;
+    assert_eq!(Page::of(first).value(promoted), 1.0);
+    eventually("it knows that, too", PATIENCE, async || {
+        (is_learner() == 0.0).then_some(())
+    })
+    .await;
+}
+
+/// ME-11, LG-08: reads for which nobody confirms a leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_find_no_leader_are_counted_and_told_of() {
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder().members(3).start().await;
+    let leader = cluster.leader().await;
+    let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.member(leader).kill9();
+    cluster.member(one).kill9();
+    let member = cluster.member(other);
+    let client = cluster.client(other);
+    let read = async {
+        let request = pb::RangeRequest {
+            key: "k".into(),
+            ..Default::default()
+        };
+        // Refused, or waiting still.
+        let _answer = client.kv().range(request).await;
+    };
+    let counted = async {
+        eventually("a slow read is counted", PATIENCE, async || {
+            let page = Page::of(member);
+            (page.value("etcd_server_slow_read_indexes_total") >= 1.0).then_some(())
+        })
+        .await;
+    };
+    tokio::join!(read, counted);
+    let line = "waiting for ReadIndex response took too long, retrying";
+    assert!(member.log_contains(line));
+}
+
+/// ME-16: the version that the cluster leaves is shown as 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_rises_shows_its_new_version_only() {
+    let _turn = beside_others().await;
+    let cluster = Cluster::builder().build();
+    let member = cluster.member(0);
+    member.start_once_with(&["--hold-cluster-version=3.6".to_owned()]);
+    member.ready(PATIENCE).await;
+    let version = |of: &str| {
+        let sample = format!("etcd_cluster_version{{cluster_version=\"{of}\"}}");
+        Page::of(member).value(&sample)
+    };
+    eventually("it is held", PATIENCE, async || {
+        (version("3.6") == 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(version("3.7"), 0.0);
+    member.terminate().await;
+    member.start();
+    member.ready(PATIENCE).await;
+    eventually("it rises", PATIENCE, async || {
+        (version("3.7") == 1.0 && version("3.6") == 0.0).then_some(())
+    })
+    .await;
+}
