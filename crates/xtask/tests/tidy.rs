@@ -53,6 +53,7 @@ const UNSAFE: &[&str] = &[
     "crates/server/src/sys.rs",
     "crates/testkit/src/member.rs",
     "crates/testkit/src/ports.rs",
+    "crates/testkit/tests/faults/net.rs",
     "crates/wal/src/lock.rs",
 ];
 
