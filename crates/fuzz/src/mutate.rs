@@ -36,7 +36,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -48,7 +48,7 @@ impl Random {
         if limit == 0 {
             return 0;
         }
-        (self.next() >> 16) as usize % limit
+        (self.number() >> 16) as usize % limit
     }
 }
 
@@ -72,7 +72,7 @@ fn change(random: &mut Random, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
         }
         1 => {
             if let Some(byte) = bytes.get_mut(at) {
-                *byte = random.next() as u8;
+                *byte = random.number() as u8;
             }
         }
         2 => {
@@ -107,7 +107,7 @@ fn change(random: &mut Random, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
         }
         7 => {
             let len = 1 + random.below(12);
-            let new: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+            let new: Vec<u8> = (0..len).map(|_| random.number() as u8).collect();
             bytes.splice(at..at, new);
         }
         8 => {

@@ -30,7 +30,7 @@ fn holds(name: &str) {
         today.map_or(1, |since| since.as_secs() / 86_400)
     });
     match runner::run(target, seed, limit, &mut Vec::new()) {
-        Ok(ran) => println!(
+        Ok(ran) => eprintln!(
             "{name}: seed {seed}, {} inputs, {} of them brought up something new, {} things seen",
             ran.inputs, ran.new, ran.features
         ),

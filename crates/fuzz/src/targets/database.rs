@@ -217,7 +217,7 @@ fn page_seeds() -> Vec<Vec<u8>> {
 
 fn file(bytes: &[u8]) {
     let mut file = bytes.to_vec();
-    if bytes.len() % 2 == 0 {
+    if bytes.len().is_multiple_of(2) {
         seal(&mut file);
     }
     judge(file);

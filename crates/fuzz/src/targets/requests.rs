@@ -86,7 +86,7 @@ fn admitted(kind: u8, bytes: &[u8]) -> Option<pb::InternalRaftRequest> {
 /// Reads that go past the log.
 fn read(solo: &Solo, kind: u8, bytes: &[u8]) {
     let store = solo.applier().store();
-    if kind % 2 == 0 {
+    if kind.is_multiple_of(2) {
         if let Some(range) = decoded::<pb::RangeRequest>(bytes)
             && kv::check_range(&range).is_ok()
         {

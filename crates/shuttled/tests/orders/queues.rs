@@ -39,7 +39,7 @@ fn what_is_sent_arrives_once_and_in_each_senders_order() {
             loop {
                 // A deadline that may come first must lose nothing either.
                 rounds += 1;
-                let deadline = (rounds % 2 == 0).then(std::time::Instant::now);
+                let deadline = rounds.is_multiple_of(2).then(std::time::Instant::now);
                 if receiving.wait(&mut batch, deadline) == Wait::Closed {
                     return all;
                 }
