@@ -10,13 +10,12 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
 use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
-use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
 
 use crate::file::{FileView, ReadError, Visit};
 use crate::schema::{BUCKETS, Bucket};
+use crate::sync::{Arc, RwLock};
 
 /// A key of a buffer. Revisions, the bulk of all keys, need no allocation.
 #[derive(Clone)]

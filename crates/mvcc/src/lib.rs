@@ -19,6 +19,7 @@ mod memfile;
 mod range;
 pub mod schema;
 pub mod store;
+mod sync;
 mod write;
 
 pub use backend::{Backend, Batch, View};

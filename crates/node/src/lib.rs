@@ -22,6 +22,7 @@ pub mod slow;
 pub mod snapshot;
 pub mod stage;
 mod status;
+mod sync;
 pub mod tasks;
 pub mod threads;
 pub mod tokens;

@@ -7,12 +7,11 @@
 //! the counter changes costs, never meaning.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::queue::Queue;
+use crate::sync::{Arc, Mutex, thread_local};
 
 type Parcel = Box<dyn FnOnce() + Send>;
 
@@ -45,8 +44,9 @@ struct Outbox<T> {
 /// The item itself when the queue is full or closed, if that is known now; later it goes to the `refused`
 /// of [`serve`].
 pub fn submit<T: 'static>(queue: &Queue<T>, item: T) -> Result<(), T> {
-    HERE.with_borrow_mut(|here| {
-        let Some(here) = here else {
+    HERE.with(|here| {
+        let mut here = here.borrow_mut();
+        let Some(here) = here.as_mut() else {
             return queue.try_push(item);
         };
         match here.outbox.downcast_mut::<Outbox<T>>() {
@@ -67,17 +67,19 @@ pub fn submit<T: 'static>(queue: &Queue<T>, item: T) -> Result<(), T> {
 /// thread's own runtime (a current-thread one).
 pub async fn serve<T: 'static>(queue: Queue<T>, mut refused: impl FnMut(T)) {
     let port = Arc::new(Port::default());
-    HERE.set(Some(Here {
+    let here = Here {
         port: Arc::clone(&port),
         outbox: Box::new(Outbox {
             queue: queue.clone(),
             items: Vec::new(),
         }),
-    }));
+    };
+    HERE.with(|place| place.replace(Some(here)));
     let _closed = Closed;
     loop {
         port.ready.notified().await;
-        let items = HERE.with_borrow_mut(|here| {
+        let items = HERE.with(|here| {
+            let mut here = here.borrow_mut();
             let outbox = here.as_mut()?.outbox.downcast_mut::<Outbox<T>>()?;
             Some(std::mem::take(&mut outbox.items))
         });
@@ -111,7 +113,10 @@ impl<T: Send + 'static> Reply<T> {
     /// For a call of the current thread.
     pub fn channel() -> (Self, oneshot::Receiver<T>) {
         let (sender, receiver) = oneshot::channel();
-        let home = HERE.with_borrow(|here| here.as_ref().map(|here| Arc::clone(&here.port)));
+        let home = HERE.with(|here| {
+            let here = here.borrow();
+            here.as_ref().map(|here| Arc::clone(&here.port))
+        });
         (Reply { sender, home }, receiver)
     }
 

@@ -5,10 +5,9 @@
 //! which are bounded by what was handed out before, use [`Queue::push`].
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex};
 
 struct Inner<T> {
     items: VecDeque<T>,

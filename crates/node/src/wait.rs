@@ -2,12 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::port::{Post, Reply};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Shards of the registry of waiters: enough that two serving threads seldom meet.
 const SHARDS: usize = 16;

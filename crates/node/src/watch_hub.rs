@@ -5,13 +5,13 @@
 //! history for those of its watchers that are behind, on the thread that serves it and in slices.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ferrite_mvcc::{Changes, Error as StoreError, Store};
 use ferrite_proto::mvccpb::KeyValue;
 use ferrite_watch::{Create, Delivery, Limits, Refusal, Registry, Stats, StreamId, Work};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::sync::{Arc, Mutex};
 
 /// Events of a slice of history at most, whole revisions aside.
 const SLICE_EVENTS_MAX: usize = 1000;

@@ -256,6 +256,8 @@ async fn two_at_once_are_handed_on_one_after_the_other() {
         Member::start(3).await,
         Member::start(2).await,
     );
+    // Long enough for the other one to arrive, if it were let in meanwhile.
+    *b.node.look.lock() = Duration::from_secs(1);
     for (sender, index) in [(&a, 50), (&c, 51)] {
         sender.knows(&b);
         let db = database(2_000_000 + index as usize);
@@ -268,6 +270,10 @@ async fn two_at_once_are_handed_on_one_after_the_other() {
         ["0000000000000032.snap.db", "0000000000000033.snap.db"]
     );
     assert_eq!(read(&b, "0000000000000033.snap.db").len(), 2_000_051);
+    assert!(
+        !b.node.overlapped.load(std::sync::atomic::Ordering::SeqCst),
+        "two databases were taken in at the same time"
+    );
     for member in [a, b, c] {
         member.stop().await;
     }

@@ -31,11 +31,14 @@ fn our_scripts() {
     check(&paths);
 }
 
+/// Where the scripts of etcd-io/raft lie if they are at hand: beside the repository.
+fn reference() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/raft-testdata")
+}
+
 #[test]
 fn reference_scripts() {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/raft-testdata");
-    let paths = script::scripts(&folder);
+    let paths = script::scripts(&reference());
     if paths.is_empty() {
         eprintln!("SKIPPED: reference scripts: no raft-testdata next to the repository");
         return;
@@ -46,6 +49,33 @@ fn reference_scripts() {
         paths.len()
     );
     check(&paths);
+}
+
+/// The table of `scripts/README.md` names scripts that exist, for every one of the reference.
+#[test]
+fn our_scripts_cover_the_ground_of_the_reference() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let table = std::fs::read_to_string(folder.join("README.md")).expect("the table is there");
+    let mut theirs = Vec::new();
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let mut names = row.split('`').skip(1).step_by(2);
+        theirs.extend(names.next());
+        let ours: Vec<&str> = names.collect();
+        assert!(!ours.is_empty(), "nothing of ours in {row}");
+        for name in ours {
+            let script = folder.join(format!("{name}.txt"));
+            assert!(script.exists(), "{} is not there", script.display());
+        }
+    }
+    assert!(theirs.len() >= 28, "only {} rows", theirs.len());
+    for script in script::scripts(&reference()) {
+        let name = script.file_stem().and_then(|name| name.to_str());
+        assert!(
+            name.is_some_and(|name| theirs.contains(&name)),
+            "no row for {}",
+            script.display()
+        );
+    }
 }
 
 /// A runner that passes everything would prove nothing.

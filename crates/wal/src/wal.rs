@@ -244,6 +244,15 @@ impl Wal {
         let (recovered, end) = reader::read_all(&mut log, dir, from, false)?;
 
         let tail_path = dir.join(&last.name);
+        // It can be read, but nothing can go on behind it: a sector would hold parts of two records.
+        if end.offset % 8 != 0 {
+            return Err(Error::Malformed {
+                file: tail_path,
+                offset: end.offset,
+                what: "frame",
+                detail: "the record before it is not padded to a multiple of 8 bytes".into(),
+            });
+        }
         let tail = fs
             .open(&tail_path, Open::Write)
             .map_err(io("open", &tail_path))?;

@@ -11,6 +11,7 @@ use ferrite_wal::fs::Fs;
 use ferrite_wal::memfs::MemFs;
 use ferrite_wal::names::wal_name;
 use ferrite_wal::{Error, Options, Wal, must_sync, record};
+use prost::Message as _;
 
 fn first() -> PathBuf {
     Path::new(DIR).join(wal_name(0, 0))
@@ -514,4 +515,28 @@ fn on_a_real_disk_zeros_are_ready_and_the_next_segment_too() {
     assert!(left.iter().all(|name| name.ends_with(".wal")), "{left:?}");
     let (_, read) = Wal::open(&dir, &start(), small()).expect("opens");
     assert_eq!(read.entries, [all, more].concat());
+}
+
+/// Such a frame can be read, and no writer makes it: found by the fuzzer, which brought the log to a panic.
+#[test]
+fn a_log_whose_last_record_is_not_padded_is_named_and_not_appended_to() {
+    let fs = disk(1);
+    let mut bytes = Vec::new();
+    let crc = record::append(&mut bytes, 4, &[], 0);
+    let crc = record::append(&mut bytes, 1, &metadata().encode_to_vec(), crc);
+    let crc = record::append(&mut bytes, 5, &start().encode_to_vec(), crc);
+    record::append(&mut bytes, 2, &entry(1, 1, b"odd").encode_to_vec(), crc);
+    // The frame says that there is no padding behind the record; it ends where that began.
+    let (at, whole, _) = common::frames(&bytes).pop().expect("frames");
+    let (len, padding) = record::split_length(u64::from_le_bytes(
+        bytes[at..at + 8].try_into().expect("8 bytes"),
+    ));
+    assert!(padding > 0, "the record needs padding");
+    bytes[at..at + 8].copy_from_slice(&len.to_le_bytes());
+    bytes.truncate(at + whole - padding as usize);
+    fs.put(&Path::new(DIR).join(wal_name(0, 0)), &bytes);
+    assert!(Wal::read_on(&fs, Path::new(DIR), &start()).is_ok());
+    let error = Wal::open(Path::new(DIR), &start(), options(&fs, 5000)).err();
+    let error = error.map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("not padded"), "{error}");
 }

@@ -4,11 +4,13 @@
 //! - [`deny`]: licences, bans, sources of what we depend on.
 //! - [`suite`]: the whole test suite, over [`oracle`] (the original's programs to compare with),
 //!   [`clients`] (clients that others wrote) and [`programs`] (ours); [`built`] holds the test programs, [`rerun`] what a second run of a test means.
+//! - [`broken`]: known mistakes made again, each of which a test has to notice.
 //! - below them: [`run`] (child processes), [`setup`] (installing what a bare machine lacks), [`tally`].
 //!
 //! The rules that the source itself must keep are tests: `tests/tidy.rs`. Nothing here is shipped, and
 //! nothing here may know how a member works: that is for the tests it starts.
 
+pub mod broken;
 pub mod built;
 pub mod check;
 pub mod clients;

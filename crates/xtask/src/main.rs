@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{check, clients, deny, oracle, run::say, suite};
+use xtask::{broken, check, clients, deny, oracle, run::say, suite};
 
 #[derive(Parser)]
 #[command(
@@ -29,6 +29,11 @@ enum What {
     Check,
     /// Formats the source and applies the lints' suggestions
     Fix,
+    /// Makes known mistakes in a copy of the source, each of which a test must notice
+    Broken {
+        /// One row of docs/known-bugs.md; all without it
+        row: Option<String>,
+    },
     /// Licences, bans and sources of what we depend on
     Deny,
     /// Fetches the original's programs that tests compare with, and prints their folder
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
         }
         What::Check => check::check(),
         What::Fix => check::fix(),
+        What::Broken { row } => broken::all(row.as_deref()),
         What::Deny => deny::deny(),
         What::Clients => clients::ensure().map(|dir| say(&format!("{}", dir.display()))),
         What::Oracle => oracle::ensure().map(|dir| say(&format!("{}", dir.display()))),

@@ -2,7 +2,6 @@
 //! the others what it has brought about.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrite_metrics::Metrics;
@@ -14,6 +13,7 @@ use crate::queue::{Queue, Wait};
 use crate::snapshot::Transfers;
 use crate::stage::commit::{CommitStage, Effects};
 use crate::stage::raft::Input;
+use crate::sync::Arc;
 use crate::wait::Waiters;
 
 pub use crate::stage::commit::{Input as Command, Sealed};

@@ -4,8 +4,6 @@
 //! that allows: acknowledgements to peers straight from here. A failed write or sync ends the process.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ferrite_peer::Transport;
@@ -16,6 +14,7 @@ use super::apply::Command as ApplyCommand;
 use crate::queue::{Queue, Wait};
 use crate::stage::log::LogStage;
 use crate::stage::raft::Input;
+use crate::sync::{Arc, AtomicU64, Ordering};
 
 pub use crate::stage::log::Input as Command;
 

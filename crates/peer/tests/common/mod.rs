@@ -35,6 +35,10 @@ pub struct Node {
     pub answer: OnceLock<Answer>,
     pub transport: OnceLock<Transport>,
     pub count: AtomicU64,
+    /// How long a received database is looked at, how many are, and whether two ever were at once.
+    pub look: Mutex<Duration>,
+    pub looking: AtomicU64,
+    pub overlapped: AtomicBool,
 }
 
 impl Handler for Node {
@@ -60,6 +64,17 @@ impl Handler for Node {
     }
     fn removed_by_cluster(&self) {
         self.told_removed.store(true, Ordering::Relaxed);
+    }
+    fn check_snapshot(&self, _: &std::path::Path, _: &Message) -> Result<(), String> {
+        let until = Instant::now() + *self.look.lock();
+        let first = self.looking.fetch_add(1, Ordering::SeqCst) == 0;
+        while first && Instant::now() < until && self.looking.load(Ordering::SeqCst) == 1 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.looking.fetch_sub(1, Ordering::SeqCst) > 1 {
+            self.overlapped.store(true, Ordering::SeqCst);
+        }
+        Ok(())
     }
     fn open_snapshot(&self, msg: &Message) -> Result<SnapshotSource, String> {
         let (bytes, size) = self.source.lock().clone().ok_or("no database")?;
