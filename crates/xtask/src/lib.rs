@@ -4,6 +4,7 @@
 //! - [`deny`]: licences, bans, sources of what we depend on.
 //! - [`suite`]: the whole test suite, over [`oracle`] (the original's programs to compare with),
 //!   [`clients`] (clients that others wrote) and [`programs`] (ours); [`built`] holds the test programs, [`rerun`] what a second run of a test means.
+//! - [`package`]: what is shipped: a Debian package, a tar, a container image.
 //! - below them: [`run`] (child processes), [`setup`] (installing what a bare machine lacks), [`tally`].
 //!
 //! The rules that the source itself must keep are tests: `tests/tidy.rs`. Nothing here is shipped, and
@@ -15,6 +16,7 @@ pub mod clients;
 pub mod deny;
 pub mod error;
 pub mod oracle;
+pub mod package;
 pub mod programs;
 pub mod rerun;
 pub mod run;
