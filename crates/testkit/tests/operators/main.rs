@@ -1,5 +1,6 @@
 //! What an operator is given besides the programs: packages, examples, guides. Each is used here as it says.
 
+mod guides;
 mod package;
 
 use std::path::PathBuf;
