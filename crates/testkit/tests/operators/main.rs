@@ -1,6 +1,7 @@
 //! What an operator is given besides the programs: packages, examples, guides. Each is used here as it says.
 
 mod guides;
+mod kubernetes;
 mod package;
 
 use std::path::PathBuf;
