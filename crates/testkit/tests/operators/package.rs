@@ -353,3 +353,68 @@ fn a_debian_installs_it_runs_a_member_and_keeps_its_data() {
     assert!(left.starts_with("default\n"), "{left}");
     assert_eq!(left.matches("No such file").count(), 2, "{left}");
 }
+
+/// An image of the engine's as a file: every part is what its name says, and the parts are what the image says.
+#[test]
+fn an_image_becomes_a_file_whose_parts_bear_their_hashes() {
+    if let Err(why) = docker::engine() {
+        eprintln!("SKIPPED: an image as a file: {why}");
+        return;
+    }
+    let base = image::base(&xtask::root(), None).unwrap_or_else(|why| panic!("{why}"));
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("image.tar");
+    let work = dir.path().join("work");
+    package::oci::export(&base, "1.2.3", &work, &file).unwrap_or_else(|why| panic!("{why}"));
+    assert!(!work.exists());
+    let layout = dir.path().join("layout");
+    std::fs::create_dir(&layout).expect("a folder");
+    output(
+        Command::new("tar")
+            .arg("-xf")
+            .arg(&file)
+            .arg("-C")
+            .arg(&layout),
+    );
+
+    let sum = |script: &str, path: &Path| {
+        let mut shell = Command::new("sh");
+        let said = output(shell.args(["-c", script]).arg("sh").arg(path));
+        said.split(' ').next().unwrap_or_default().trim().to_owned()
+    };
+    let json = |path: &Path| -> serde_json::Value {
+        let bytes = std::fs::read(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+        serde_json::from_slice(&bytes).expect("JSON")
+    };
+    // The file that a descriptor names.
+    let named = |descriptor: &serde_json::Value| {
+        let digest = descriptor["digest"].as_str().expect("a digest");
+        let hash = digest.strip_prefix("sha256:").expect("SHA-256");
+        let path = layout.join("blobs/sha256").join(hash);
+        assert_eq!(sum("sha256sum < \"$1\"", &path), hash);
+        let size = std::fs::metadata(&path).expect("it is there").len();
+        assert_eq!(descriptor["size"], size);
+        path
+    };
+    assert_eq!(
+        json(&layout.join("oci-layout"))["imageLayoutVersion"],
+        "1.0.0"
+    );
+    let index = json(&layout.join("index.json"));
+    let entry = &index["manifests"][0];
+    assert_eq!(
+        entry["annotations"]["org.opencontainers.image.ref.name"],
+        "1.2.3"
+    );
+    assert_eq!(entry["platform"]["os"], "linux");
+    let manifest = json(&named(entry));
+    let config = json(&named(&manifest["config"]));
+    let inside = config["rootfs"]["diff_ids"].as_array().expect("layers");
+    let layers = manifest["layers"].as_array().expect("layers");
+    assert!(!layers.is_empty() && layers.len() == inside.len());
+    for (layer, inside) in layers.iter().zip(inside) {
+        let path = named(layer);
+        let unpacked = format!("sha256:{}", sum("gzip -dc \"$1\" | sha256sum", &path));
+        assert_eq!(inside, &unpacked);
+    }
+}
