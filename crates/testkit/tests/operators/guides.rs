@@ -202,7 +202,9 @@ impl Desk {
             std::fs::set_permissions(&path, mode).expect("its mode");
         }
         let desk = dir.path().join("desk");
-        std::fs::write(desk.join("ferrite-etcd_0.1.0-1_amd64.deb"), "").expect("a file");
+        // What the guides call it has the version in it.
+        let package = concat!("ferrite-etcd_", env!("CARGO_PKG_VERSION"), "-1_amd64.deb");
+        std::fs::write(desk.join(package), "").expect("a file");
 
         let mut held = Ports::default();
         let ports = [(); 3].map(|()| free(&mut held));

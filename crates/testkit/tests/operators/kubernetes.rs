@@ -113,6 +113,8 @@ fn is_sound(name: &str, scheme: &str) {
     let spec = &set["spec"];
     let pod = &spec["template"]["spec"];
     let container = &list(&pod["containers"])[0];
+    let image = concat!("ferrite-etcd:", env!("CARGO_PKG_VERSION"));
+    assert_eq!(container["image"], image);
     let labels = &spec["template"]["metadata"]["labels"];
     assert_eq!(spec["replicas"], "3");
     assert_eq!(

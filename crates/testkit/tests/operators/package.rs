@@ -2,12 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use ferrite_dev::{docker, image};
 use xtask::package::{self, Kind, Options};
 
 use crate::programs;
+
+/// A Debian without anything else; made by one test, while others wait.
+static BASE: LazyLock<String> = LazyLock::new(|| {
+    image::base(&xtask::root(), None).unwrap_or_else(|why| panic!("no base image: {why}"))
+});
 
 /// For one command in a container, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -251,14 +257,14 @@ impl Debian {
             eprintln!("SKIPPED: installing the package in a container: {why}");
             return None;
         }
-        let base = image::base(&xtask::root(), None).unwrap_or_else(|why| panic!("{why}"));
+        let base = BASE.as_str();
         let mut run = Command::new("docker");
         run.args([
             "run",
             "--detach",
             "--rm",
             "--network=none",
-            &base,
+            base,
             "sleep",
             "600",
         ]);
@@ -361,11 +367,11 @@ fn an_image_becomes_a_file_whose_parts_bear_their_hashes() {
         eprintln!("SKIPPED: an image as a file: {why}");
         return;
     }
-    let base = image::base(&xtask::root(), None).unwrap_or_else(|why| panic!("{why}"));
+    let base = BASE.as_str();
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("image.tar");
     let work = dir.path().join("work");
-    package::oci::export(&base, "1.2.3", &work, &file).unwrap_or_else(|why| panic!("{why}"));
+    package::oci::export(base, "1.2.3", &work, &file).unwrap_or_else(|why| panic!("{why}"));
     assert!(!work.exists());
     let layout = dir.path().join("layout");
     std::fs::create_dir(&layout).expect("a folder");
