@@ -23,6 +23,11 @@ RUN set -eu; \
     for program in etcd etcdctl etcdutl; do install -m 0755 "$from/$program" /out/; done
 
 FROM ${BASE}
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="Ferrite" \
+      org.opencontainers.image.description="etcd, rebuilt in Rust" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
 # The user's document types `etcdctl member list` and means version 2's form of it.
 ENV ETCDCTL_API=2
 COPY --from=build /out/ /usr/local/bin/
@@ -32,4 +37,8 @@ RUN mkdir -p /var/lib/etcd && chmod 1777 /var/lib/etcd
 WORKDIR /var/lib/etcd
 EXPOSE 2379 2380
 USER 65532:65532
+# Asks the member of this container, as etcdctl is told to by its variables: with TLS set ETCDCTL_ENDPOINTS,
+# ETCDCTL_CACERT, ETCDCTL_CERT and ETCDCTL_KEY.
+HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --retries=3 \
+    CMD ["/bin/sh", "-c", "ETCDCTL_API=3 exec etcdctl endpoint health --command-timeout=5s"]
 CMD ["etcd"]

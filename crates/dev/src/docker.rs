@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::bed::{Bed, Ending, Stop};
 use crate::error::{Error, Result};
@@ -230,6 +230,33 @@ impl Bed for Docker {
             ports.trim() == r#"{"2379/tcp":{},"2380/tcp":{}}"#,
             "the image exposes 2379 and 2380",
             ports.trim(),
+        );
+        let user = self.docker(&[
+            "image",
+            "inspect",
+            "--format",
+            "{{.Config.User}} {{index .Config.Labels \"org.opencontainers.image.version\"}}",
+            &image,
+        ])?;
+        let want = concat!("65532:65532 ", env!("CARGO_PKG_VERSION"));
+        report.check(
+            user.trim() == want,
+            "the image: its user is not root, its label names the version",
+            user.trim(),
+        );
+        let name = self.container(0);
+        let health = ["inspect", "--format", "{{.State.Health.Status}}", &name];
+        let begun = Instant::now();
+        let mut state = self.docker(&health)?;
+        // Asked every ten seconds, each answer may take some.
+        while state.trim() != "healthy" && begun.elapsed() < LIMIT {
+            std::thread::sleep(Duration::from_millis(500));
+            state = self.docker(&health)?;
+        }
+        report.check(
+            state.trim() == "healthy",
+            "the engine finds the member healthy",
+            state.trim(),
         );
         let anyone = [
             "run",

@@ -42,7 +42,7 @@ pub fn build(options: &Options) -> Result<()> {
     docker::engine()?;
     let base = match &options.base {
         Some(base) => base.clone(),
-        None => find_base(options)?,
+        None => base(&options.root, options.mirror.as_deref())?,
     };
     let context = options.root.join("target/image");
     std::fs::create_dir_all(&context).map_err(Error::io(context.display()))?;
@@ -74,7 +74,11 @@ pub fn exists(image: &str) -> bool {
     run::answers("docker", &["image", "inspect", image])
 }
 
-fn find_base(options: &Options) -> Result<String> {
+/// The name of an image with a Debian in it and nothing else: one that is here, can be pulled, or is made now.
+///
+/// # Errors
+/// None of that: no registry is reached, and debootstrap is not there or may not run.
+pub fn base(root: &Path, mirror: Option<&str>) -> Result<String> {
     for image in [PULLED_BASE, OWN_BASE] {
         if exists(image) {
             return Ok(image.to_owned());
@@ -89,16 +93,16 @@ fn find_base(options: &Options) -> Result<String> {
         return Ok(PULLED_BASE.to_owned());
     }
     say("no image registry is reached; making a base image with debootstrap");
-    make_base(options)?;
+    make_base(root, mirror)?;
     Ok(OWN_BASE.to_owned())
 }
 
-fn make_base(options: &Options) -> Result<()> {
-    let dir = options.root.join("target/image-base");
+fn make_base(root: &Path, mirror: Option<&str>) -> Result<()> {
+    let dir = root.join("target/image-base");
     let tar = dir.join(format!("{SUITE}.tar"));
     if !tar.is_file() {
         std::fs::create_dir_all(&dir).map_err(Error::io(dir.display()))?;
-        debootstrap(&dir.join(SUITE), &tar, options.mirror.as_deref())?;
+        debootstrap(&dir.join(SUITE), &tar, mirror)?;
     }
     let mut import = Command::new("docker");
     import

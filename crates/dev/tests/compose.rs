@@ -180,6 +180,8 @@ fn the_dockerfile_is_one_for_the_older_builder() {
         "EXPOSE 2379 2380",
         "COPY --from=build /out/ /usr/local/bin/",
         "FROM ${BASE}",
+        "USER 65532:65532",
+        concat!("ARG VERSION=", env!("CARGO_PKG_VERSION")),
     ] {
         assert!(text.lines().any(|at| at == line), "no line {line:?}");
     }

@@ -45,7 +45,7 @@ pub use ferrite_proto::grpc_health_v1 as health;
 pub use member::Member;
 pub use pki::{Paper, Pki, Wanted};
 pub use ports::Ports;
-pub use programs::{Kind, oracle, our_program};
+pub use programs::{Kind, etcd34, oracle, our_program};
 pub use random::Random;
 pub use run::{Outcome, run};
 pub use tree::Tree;

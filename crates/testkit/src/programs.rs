@@ -9,8 +9,8 @@ pub enum Kind {
     Ferrite,
     /// The original's, version 3.5.1, from the folder that `ETCD_ORACLE_DIR` names.
     Etcd351,
-    /// The original's, version 3.4, as distributions package it: the program that `ETCD_34` names, or
-    /// the `etcd` of `/usr/bin`. Comparisons by hand only; no test needs it.
+    /// The original's, version 3.4, as Debian packages it: the program that `ETCD_34` names, or
+    /// the `etcd` of `/usr/bin`. A test that needs it asks [`etcd34`] first.
     Etcd34,
 }
 
@@ -51,6 +51,17 @@ pub fn oracle() -> Option<PathBuf> {
             None
         }
     }
+}
+
+/// The original's `etcd` 3.4 that `ETCD_34` names, or `None` after printing that the test is skipped: not every
+/// distribution has it any more.
+#[must_use]
+pub fn etcd34() -> Option<PathBuf> {
+    let given = std::env::var_os("ETCD_34").filter(|given| !given.is_empty());
+    if given.is_none() {
+        eprintln!("SKIPPED: ETCD_34 is not set, which names etcd 3.4");
+    }
+    given.map(PathBuf::from)
 }
 
 /// One of our programs: from `FERRITE_BIN_DIR`, else from the folder that the test was built into.

@@ -5,6 +5,7 @@
 //! - [`suite`]: the whole test suite, over [`oracle`] (the original's programs to compare with),
 //!   [`clients`] (clients that others wrote) and [`programs`] (ours); [`built`] holds the test programs, [`rerun`] what a second run of a test means.
 //! - [`broken`]: known mistakes made again, each of which a test has to notice.
+//! - [`package`]: what is shipped: a Debian package, a tar, a container image.
 //! - below them: [`run`] (child processes), [`setup`] (installing what a bare machine lacks), [`tally`].
 //!
 //! The rules that the source itself must keep are tests: `tests/tidy.rs`. Nothing here is shipped, and
@@ -17,6 +18,7 @@ pub mod clients;
 pub mod deny;
 pub mod error;
 pub mod oracle;
+pub mod package;
 pub mod programs;
 pub mod rerun;
 pub mod run;

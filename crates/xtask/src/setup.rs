@@ -2,6 +2,7 @@
 //!
 //! Only ever called for what is missing, and says what it installs.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Once;
 
@@ -13,7 +14,6 @@ use crate::run::{answers, say, shown};
 /// # Errors
 /// This is no Debian, we are not root, or the packages cannot be had.
 pub fn packages(names: &[&str]) -> Result<()> {
-    static LISTS: Once = Once::new();
     say(&format!("installing {} (apt-get)", names.join(" ")));
     if !answers("apt-get", &["--version"]) {
         return Err(Error::told(format!(
@@ -21,10 +21,7 @@ pub fn packages(names: &[&str]) -> Result<()> {
             names.join(", ")
         )));
     }
-    LISTS.call_once(|| {
-        // A stale list may still do; the installation tells.
-        let _ = shown(apt().args(["update", "--quiet"]).stdout(Stdio::null()));
-    });
+    fresh_lists();
     shown(
         apt()
             .args(["install", "--yes", "--quiet", "--no-install-recommends"])
@@ -37,6 +34,44 @@ pub fn packages(names: &[&str]) -> Result<()> {
             names.join(", ")
         ))
     })
+}
+
+fn fresh_lists() {
+    static LISTS: Once = Once::new();
+    LISTS.call_once(|| {
+        // A stale list may still do; what is fetched then tells.
+        let _ = shown(apt().args(["update", "--quiet"]).stdout(Stdio::null()));
+    });
+}
+
+/// Fetches a Debian package and unpacks it into a folder; nothing is installed. The folder is there whole, or not.
+///
+/// # Errors
+/// This is no Debian, or the package cannot be had.
+pub fn unpack(package: &str, dir: &Path) -> Result<()> {
+    let part = dir.with_extension("part");
+    let _ = std::fs::remove_dir_all(&part);
+    std::fs::create_dir_all(&part).map_err(Error::io(part.display()))?;
+    let download = |dir: &Path| {
+        let mut command = apt();
+        shown(
+            command
+                .args(["download", "--quiet", package])
+                .current_dir(dir),
+        )
+    };
+    if download(&part).is_err() {
+        fresh_lists();
+        download(&part)?;
+    }
+    let files = std::fs::read_dir(&part).map_err(Error::io(part.display()))?;
+    let file = files
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|end| end == "deb"))
+        .ok_or_else(|| Error::told(format!("apt-get download {package} left no file")))?;
+    shown(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&part))?;
+    std::fs::rename(&part, dir).map_err(Error::io(dir.display()))
 }
 
 fn apt() -> Command {

@@ -1,17 +1,17 @@
-//! Every kind of folder that etcd 3.5.1 leaves: ours serves the same from it, and what ours leaves at a
+//! Every kind of folder that etcd 3.5.1 and 3.4 leave: ours serves the same from it, and what ours leaves at a
 //! held version serves the same in 3.5.1 again.
 
 use std::time::Duration;
 
 use ferrite_proto::authpb;
 use ferrite_testkit::{
-    Builder, Client, Cluster, Contents, Kind, PATIENCE, Ports, Workload, dump, eventually, oracle,
-    pb,
+    Builder, Client, Cluster, Contents, Kind, PATIENCE, Ports, Workload, dump, etcd34, eventually,
+    oracle, pb,
 };
 
 use crate::beside_others;
 use crate::every_kind::{Words, words_of};
-use Kind::{Etcd351, Ferrite};
+use Kind::{Etcd34, Etcd351, Ferrite};
 
 const HOLD: &str = "--hold-cluster-version=3.5";
 /// Longer than 3.5.1 takes between two commits of its database: killed within it, it may lose a write of
@@ -127,15 +127,40 @@ async fn everything(client: &Client, newest: i64) -> (Words, Vec<Contents>) {
     (words, contents)
 }
 
-/// A member's folder goes to ours and back, ended in both ways.
-async fn there_and_back(cluster: &Cluster, newest: i64) {
-    let before = everything(&root(cluster, 0).await, newest).await;
-    for (kind, left) in [
+/// Who made a folder, and who has it then, one after another: each with how the one before ends.
+#[derive(Debug, Clone, Copy)]
+struct Hands {
+    first: Kind,
+    then: &'static [(Kind, End)],
+}
+
+/// To ours and back, ended in both ways.
+const BACK: &[Hands] = &[Hands {
+    first: Etcd351,
+    then: &[
         (Ferrite, End::Term),
         (Etcd351, End::Kill),
         (Ferrite, End::Kill),
         (Etcd351, End::Term),
-    ] {
+    ],
+}];
+
+/// From 3.4, ended in both ways, to ours and on to 3.5.1. There is no way back to 3.4.
+const ON: &[Hands] = &[
+    Hands {
+        first: Etcd34,
+        then: &[(Ferrite, End::Term), (Etcd351, End::Kill)],
+    },
+    Hands {
+        first: Etcd34,
+        then: &[(Ferrite, End::Kill), (Etcd351, End::Term)],
+    },
+];
+
+/// A member's folder goes from hand to hand.
+async fn hand_on(cluster: &Cluster, newest: i64, hands: Hands) {
+    let before = everything(&root(cluster, 0).await, newest).await;
+    for &(kind, left) in hands.then {
         end(cluster, 0, left).await;
         let more: &[&str] = if kind == Ferrite { &[HOLD] } else { &[] };
         cluster.member(0).start_as_with(kind, more);
@@ -158,8 +183,8 @@ async fn there_and_back(cluster: &Cluster, newest: i64) {
     }
 }
 
-async fn one(builder: Builder) -> (Cluster, i64) {
-    let cluster = builder.kinds(&[Etcd351]).start().await;
+async fn one(builder: Builder, hands: Hands) -> (Cluster, i64) {
+    let cluster = builder.kinds(&[hands.first]).start().await;
     let newest = fill(&cluster.client(0)).await;
     (cluster, newest)
 }
@@ -170,7 +195,24 @@ async fn with_leases_users_roles_and_alarms() {
         return;
     }
     let _turn = beside_others().await;
-    let (cluster, newest) = one(Cluster::builder()).await;
+    for hands in BACK {
+        leases_users_roles_and_alarms(*hands).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_3_4_with_leases_users_roles_and_alarms() {
+    if oracle().is_none() || etcd34().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    for hands in ON {
+        leases_users_roles_and_alarms(*hands).await;
+    }
+}
+
+async fn leases_users_roles_and_alarms(hands: Hands) {
+    let (cluster, newest) = one(Cluster::builder(), hands).await;
     let client = cluster.client(0);
     for member_id in [7, 8] {
         let request = pb::AlarmRequest {
@@ -195,7 +237,7 @@ async fn with_leases_users_roles_and_alarms() {
         };
         ours.maintenance().alarm(request).await.expect("disarmed");
     }
-    there_and_back(&cluster, newest).await;
+    hand_on(&cluster, newest, hands).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +246,24 @@ async fn with_authentication_on() {
         return;
     }
     let _turn = beside_others().await;
-    let (cluster, newest) = one(Cluster::builder()).await;
+    for hands in BACK {
+        authentication_on(*hands).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_3_4_with_authentication_on() {
+    if oracle().is_none() || etcd34().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    for hands in ON {
+        authentication_on(*hands).await;
+    }
+}
+
+async fn authentication_on(hands: Hands) {
+    let (cluster, newest) = one(Cluster::builder(), hands).await;
     let request = pb::AuthEnableRequest {};
     cluster
         .client(0)
@@ -212,7 +271,7 @@ async fn with_authentication_on() {
         .auth_enable(request)
         .await
         .expect("on");
-    there_and_back(&cluster, newest).await;
+    hand_on(&cluster, newest, hands).await;
     let stranger = dump(&cluster.client(0), 0, false, 64).await;
     assert!(stranger.is_err(), "authentication went off: {stranger:?}");
 }
@@ -223,12 +282,29 @@ async fn with_snapshots_the_log_elsewhere_and_after_a_defragmentation() {
         return;
     }
     let _turn = beside_others().await;
+    for hands in BACK {
+        snapshots_the_log_elsewhere_and_after_a_defragmentation(*hands).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_3_4_with_snapshots_the_log_elsewhere_and_after_a_defragmentation() {
+    if oracle().is_none() || etcd34().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    for hands in ON {
+        snapshots_the_log_elsewhere_and_after_a_defragmentation(*hands).await;
+    }
+}
+
+async fn snapshots_the_log_elsewhere_and_after_a_defragmentation(hands: Hands) {
     let wal = tempfile::tempdir().expect("a folder");
     let elsewhere = format!("--wal-dir={}", wal.path().join("log").display());
     let builder = Cluster::builder()
         .snapshot_count(20)
         .extra_args(&[&elsewhere]);
-    let (cluster, newest) = one(builder).await;
+    let (cluster, newest) = one(builder, hands).await;
     let request = pb::DefragmentRequest {};
     let client = cluster.client(0);
     client
@@ -237,7 +313,7 @@ async fn with_snapshots_the_log_elsewhere_and_after_a_defragmentation() {
         .await
         .expect("defragmented");
     assert!(!cluster.member(0).data_dir().join("member/wal").exists());
-    there_and_back(&cluster, newest).await;
+    hand_on(&cluster, newest, hands).await;
     assert!(!cluster.member(0).data_dir().join("member/wal").exists());
 }
 
@@ -247,7 +323,24 @@ async fn with_several_segments_of_log() {
         return;
     }
     let _turn = beside_others().await;
-    let (cluster, newest) = one(Cluster::builder()).await;
+    for hands in BACK {
+        several_segments_of_log(*hands).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_3_4_with_several_segments_of_log() {
+    if oracle().is_none() || etcd34().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    for hands in ON {
+        several_segments_of_log(*hands).await;
+    }
+}
+
+async fn several_segments_of_log(hands: Hands) {
+    let (cluster, newest) = one(Cluster::builder(), hands).await;
     let client = cluster.client(0);
     for n in 0..70_u8 {
         let request = pb::PutRequest {
@@ -271,7 +364,7 @@ async fn with_several_segments_of_log() {
         .filter(|entry| entry.file_name().to_string_lossy().ends_with(".wal"))
         .count();
     assert!(segments > 1, "{segments}");
-    there_and_back(&cluster, newest + 74).await;
+    hand_on(&cluster, newest + 74, hands).await;
 }
 
 /// A learner's own folder, and that of the voter beside it.
@@ -281,7 +374,24 @@ async fn with_a_learner() {
         return;
     }
     let _turn = beside_others().await;
-    let (cluster, newest) = one(Cluster::builder()).await;
+    for hands in BACK {
+        a_learner(*hands).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_3_4_with_a_learner() {
+    if oracle().is_none() || etcd34().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    for hands in ON {
+        a_learner(*hands).await;
+    }
+}
+
+async fn a_learner(hands: Hands) {
+    let (cluster, newest) = one(Cluster::builder(), hands).await;
     let mut ports = Ports::default();
     let peer = format!("http://127.0.0.1:{}", ports.take());
     let request = pb::MemberAddRequest {
@@ -295,7 +405,7 @@ async fn with_a_learner() {
         .member
         .expect("a member")
         .id;
-    there_and_back(&cluster, newest).await;
+    hand_on(&cluster, newest, hands).await;
     let request = pb::MemberListRequest { linearizable: true };
     let list = root(&cluster, 0).await.cluster().member_list(request).await;
     let list = list.expect("a list").into_inner().members;

@@ -365,19 +365,21 @@ impl Drop for Started {
     }
 }
 
-/// A member of one kind comes for one of the other: a learner led by the other kind, promoted, the old one removed.
-async fn replaced(old: Kind, new: Kind) {
-    let cluster = Cluster::builder()
-        .kinds(&[old; 3])
-        .extra_args_of(Ferrite, &[HOLD])
-        .start()
-        .await;
-    let manager = Manager::of(&cluster);
-    let load = load(&cluster);
-    load.wait_for(50).await;
+/// A member that is to join a cluster as m3.
+struct Newcomer {
+    client: String,
+    peer: String,
+    /// The line for the shell that starts it.
+    start: String,
+    _started: Started,
+    _ports: Ports,
+}
+
+/// A newcomer of this kind, reached at addresses with this scheme; `more` are arguments of its program.
+fn newcomer(cluster: &Cluster, kind: Kind, scheme: &str, more: &[&str]) -> Newcomer {
     let mut ports = Ports::default();
     let [client, peer] =
-        [ports.take(), ports.take()].map(|port| format!("http://127.0.0.1:{port}"));
+        [ports.take(), ports.take()].map(|port| format!("{scheme}://127.0.0.1:{port}"));
     let initial: Vec<String> = cluster
         .members()
         .iter()
@@ -390,22 +392,47 @@ async fn replaced(old: Kind, new: Kind) {
          --listen-peer-urls={peer} --initial-advertise-peer-urls={peer} --initial-cluster={} \
          --initial-cluster-state=existing --initial-cluster-token=testkit {} > {} 2>&1 < /dev/null & \
          echo $! > {}",
-        new.server().display(),
+        kind.server().display(),
         cluster.scratch().join("m3").display(),
         initial.join(","),
-        if new == Ferrite { HOLD } else { "" },
+        more.join(" "),
         cluster.scratch().join("m3.log").display(),
         pid.display()
     );
-    let _started = Started(pid);
-    let mut arguments = vec![
+    Newcomer {
+        client,
+        peer,
+        start,
+        _started: Started(pid),
+        _ports: ports,
+    }
+}
+
+/// What `takeover replace` is given to put a newcomer in the place of m0.
+fn replacing(manager: &Manager<'_>, newcomer: &Newcomer) -> Vec<String> {
+    vec![
         "replace".to_owned(),
         "--member=m0".to_owned(),
-        format!("--new-peer-urls={peer}"),
-        format!("--new-endpoint={client}"),
-        format!("--start={start}"),
+        format!("--new-peer-urls={}", newcomer.peer),
+        format!("--new-endpoint={}", newcomer.client),
+        format!("--start={}", newcomer.start),
         format!("--stop={}", manager.line(0, "stop")),
-    ];
+    ]
+}
+
+/// A member of one kind comes for one of the other: a learner led by the other kind, promoted, the old one removed.
+async fn replaced(old: Kind, new: Kind) {
+    let cluster = Cluster::builder()
+        .kinds(&[old; 3])
+        .extra_args_of(Ferrite, &[HOLD])
+        .start()
+        .await;
+    let manager = Manager::of(&cluster);
+    let load = load(&cluster);
+    load.wait_for(50).await;
+    let more: &[&str] = if new == Ferrite { &[HOLD] } else { &[] };
+    let newcomer = newcomer(&cluster, new, "http", more);
+    let mut arguments = replacing(&manager, &newcomer);
     if new == Etcd351 {
         arguments.push("--to=3.5".to_owned());
     }
@@ -413,7 +440,7 @@ async fn replaced(old: Kind, new: Kind) {
     load.wait_for(30).await;
     let history = load.stop().await;
     assert!(!cluster.member(0).serving());
-    let new = Client::new(ClientConfig::new([client.as_str()])).expect("a client");
+    let new = Client::new(ClientConfig::new([newcomer.client.as_str()])).expect("a client");
     let contents = dump(&new, 0, false, 64).await.expect("contents");
     let mut found = 0;
     for write in history.clients.iter().flatten() {
@@ -439,4 +466,70 @@ async fn a_new_member_comes_for_an_old_one_of_the_other_kind() {
     let _turn = beside_others().await;
     replaced(Etcd351, Ferrite).await;
     replaced(Ferrite, Etcd351).await;
+}
+
+/// The same where both ports ask for certificates of authorities of their own, there and back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_member_comes_for_an_old_one_where_all_speak_tls() {
+    const SERVER: [&str; 3] = ["trusted-ca-file", "cert-file", "key-file"];
+    const TOOL: [&str; 3] = ["cacert", "cert", "key"];
+    if ferrite_testkit::oracle().is_none() {
+        return;
+    }
+    let _turn = beside_others().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let here = Wanted::hosts(&["127.0.0.1", "localhost"]);
+    let clients = Pki::new(dir.path(), "clients");
+    let server = clients.issue("server", &here);
+    let client = clients.issue("client", &Wanted::common_name("client"));
+    let peers = Pki::new(dir.path(), "peers");
+    let peer = peers.issue("peer", &here);
+    let mut flags = papers("", SERVER, &clients, &server);
+    flags.extend(papers("peer-", SERVER, &peers, &peer));
+    flags.extend([
+        "--client-cert-auth".to_owned(),
+        "--peer-client-cert-auth".to_owned(),
+    ]);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let tool = [
+        papers("", TOOL, &clients, &client),
+        papers("peer-", TOOL, &peers, &peer),
+    ]
+    .concat();
+    for (old, new) in [(Etcd351, Ferrite), (Ferrite, Etcd351)] {
+        let cluster = Cluster::builder()
+            .kinds(&[old; 3])
+            .encrypted_peers()
+            .encrypted_clients(clients.client(Some(&client)))
+            .extra_args(&flags)
+            .extra_args_of(Ferrite, &[HOLD])
+            .start()
+            .await;
+        let manager = Manager::of(&cluster);
+        crate::put(&cluster.client(0), "before", "v").await;
+        let mut all = flags.clone();
+        all.extend((new == Ferrite).then_some(HOLD));
+        let newcomer = newcomer(&cluster, new, "https", &all);
+        let mut arguments = replacing(&manager, &newcomer);
+        if new == Etcd351 {
+            arguments.push("--to=3.5".to_owned());
+        }
+        // Before 3.6 only the peer port says the cluster's version: nothing is done without certificates for it.
+        if old == Etcd351 {
+            let mut without = arguments.clone();
+            without.extend(papers("", TOOL, &clients, &client));
+            let outcome = manager.takeover(&without).await;
+            refused(&outcome, "as --peer-cacert is not given");
+            assert!(!cluster.scratch().join("m3").exists());
+        }
+        arguments.extend_from_slice(&tool);
+        done(&manager.takeover(&arguments).await);
+        assert!(!cluster.member(0).serving());
+        let mut config = ClientConfig::new([newcomer.client.as_str()]);
+        config.tls = Some(clients.client(Some(&client)));
+        let there = Client::new(config).expect("a client");
+        assert_eq!(crate::get(&there, "before").await.as_deref(), Some("v"));
+        crate::put(&cluster.client(1), "after", "v").await;
+        assert_eq!(crate::get(&there, "after").await.as_deref(), Some("v"));
+    }
 }

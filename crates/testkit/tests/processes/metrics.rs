@@ -803,6 +803,9 @@ const ABSENT: &[&str] = &[
 /// Our own dashboard.
 const DASHBOARD: &str = include_str!("../../../../docs/grafana/ferrite.json");
 
+/// Our own alert rules: the lines of their expressions, with words that no series has.
+const RULES: &str = include_str!("../../../../docs/prometheus/alerts.yml");
+
 /// Names of series in an expression.
 fn series(expression: &str) -> BTreeSet<String> {
     let outside_of_texts: String = expression.split('"').step_by(2).collect();
@@ -840,8 +843,15 @@ fn every_name_is_found(cluster: &Cluster) {
     let mut drawn = Vec::new();
     let dashboard = serde_json::from_str(DASHBOARD).expect("the dashboard is JSON");
     expressions(&dashboard, &mut drawn);
-    let drawn: BTreeSet<String> = drawn.iter().flat_map(|text| series(text)).collect();
+    let mut drawn: BTreeSet<String> = drawn.iter().flat_map(|text| series(text)).collect();
     assert!(drawn.len() > 20, "the dashboard draws {drawn:?}");
+    let ruled: BTreeSet<String> = RULES
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(series)
+        .collect();
+    assert!(ruled.len() > 10, "the rules look at {ruled:?}");
+    drawn.extend(ruled);
     let missing: Vec<&str> = ALERTED
         .iter()
         .copied()
