@@ -23,6 +23,7 @@ use crate::log::{Format, Severity};
 use crate::memory;
 use crate::service::watch::PROGRESS_INTERVAL_MIN;
 use crate::spans;
+use crate::srv;
 use crate::tls;
 use crate::web;
 
@@ -81,6 +82,8 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Where members meet that do not know each other.
     pub discovery: Option<discovery::Settings>,
+    /// Where DNS lists the members.
+    pub srv: Option<srv::Settings>,
     /// All memory is to stay in RAM.
     pub lock_memory: bool,
     /// Spans of requests, if they are wanted.
@@ -316,7 +319,14 @@ pub fn read(values: &Values) -> Result<Config, String> {
     let features = values.features("feature-gates");
     check_features(values, &features, &mut warnings)?;
     let discovery = discovery::Settings::read(values)?;
-    let initial_cluster = if values.is_set("initial-cluster") && discovery.is_none() {
+    let srv = srv::Settings::read(values);
+    // A name without its domain leaves the list empty, too, as with the original.
+    let named = !values.text("discovery-srv-name").is_empty() && !values.is_from_file();
+    let unlisted = named && !values.is_set("initial-cluster") && discovery.is_none();
+    let initial_cluster = if srv.is_some() || unlisted {
+        // Known only once DNS has been asked.
+        String::new()
+    } else if values.is_set("initial-cluster") && discovery.is_none() {
         values.text("initial-cluster").to_owned()
     } else {
         // The default names this member, whatever it is called and advertised as.
@@ -412,6 +422,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         features,
         warnings,
         discovery,
+        srv,
         lock_memory: values.bool("memory-mlock"),
         tracing: spans::Settings::read(values)?,
         values: values.clone(),

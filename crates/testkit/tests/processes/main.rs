@@ -14,6 +14,8 @@ mod failover;
 mod floods;
 mod folders;
 mod formats;
+mod founded_by_dns;
+mod gateway;
 mod handover;
 mod held;
 mod known_bugs;
