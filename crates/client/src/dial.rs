@@ -101,9 +101,12 @@ async fn handshake(endpoint: &Endpoint, config: &Config) -> Result<SendRequest<B
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .keep_alive_interval(Some(config.keepalive_time.max(KEEPALIVE_TIME_MIN)))
+        .keep_alive_interval(
+            (!config.keepalive_time.is_zero())
+                .then(|| config.keepalive_time.max(KEEPALIVE_TIME_MIN)),
+        )
         .keep_alive_timeout(config.keepalive_timeout)
-        .keep_alive_while_idle(false)
+        .keep_alive_while_idle(config.keepalive_idle)
         .handshake(TokioIo::new(socket))
         .await
         .map_err(|e| e.to_string())?;

@@ -4,8 +4,12 @@
 //! connections and calls is in [`ferrite_proxy`].
 
 mod discover;
+mod door;
 pub mod flags;
 mod gateway;
+mod grpc;
+mod pages;
+mod scrape;
 
 use std::process::ExitCode;
 
@@ -32,6 +36,8 @@ enum Refused {
     Out(String),
     /// On standard error.
     Err(String),
+    /// As a line of the log that ends the process.
+    Fatal(&'static str, String),
 }
 
 type Start = fn(&Values) -> Result<i32, Refused>;
@@ -45,13 +51,22 @@ struct Program {
     start: Start,
 }
 
-static PROGRAMS: &[Program] = &[Program {
-    name: "gateway",
-    help: "A proxy of connections before a cluster",
-    start_help: "Start the gateway",
-    flags: flags::GATEWAY,
-    start: gateway::start,
-}];
+static PROGRAMS: &[Program] = &[
+    Program {
+        name: "gateway",
+        help: "A proxy of connections before a cluster",
+        start_help: "Start the gateway",
+        flags: flags::GATEWAY,
+        start: gateway::start,
+    },
+    Program {
+        name: "grpc-proxy",
+        help: "A proxy of calls before a cluster",
+        start_help: "Start the gRPC proxy",
+        flags: flags::GRPC_PROXY,
+        start: grpc::start,
+    },
+];
 
 static HELP: [Flag; 2] = [
     Flag {
@@ -119,6 +134,7 @@ impl Program {
                 err(&text);
                 Ended::With(ExitCode::FAILURE)
             }
+            Err(Refused::Fatal(message, error)) => log::fatal(message, &[("error", &error)]),
         }
     }
 

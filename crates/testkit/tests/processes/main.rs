@@ -16,6 +16,7 @@ mod folders;
 mod formats;
 mod founded_by_dns;
 mod gateway;
+mod grpc_proxy;
 mod handover;
 mod held;
 mod known_bugs;
