@@ -1,6 +1,7 @@
 //! What operators do to processes: kill, stop, pause, upgrade, misconfigure. One program, so that it
 //! is linked once; pick an area by its module: `cargo test -p ferrite-testkit crash::`.
 
+mod addresses;
 mod auth;
 mod bad_input;
 mod big_numbers;
