@@ -59,11 +59,14 @@ pub struct Channel {
 
 struct Shared {
     config: Config,
-    slots: Vec<Arc<Slot>>,
+    slots: RwLock<Slots>,
     next: AtomicUsize,
     token: RwLock<Option<HeaderValue>>,
     credentials: RwLock<Option<login::Credentials>>,
 }
+
+/// The endpoints at one moment; a call keeps to those there were when it began.
+type Slots = Arc<[Arc<Slot>]>;
 
 /// One endpoint and its connection.
 struct Slot {
@@ -106,13 +109,7 @@ impl Channel {
         let slots = config
             .endpoints
             .iter()
-            .map(|text| {
-                Ok(Arc::new(Slot {
-                    endpoint: Endpoint::parse(text)?,
-                    state: Mutex::default(),
-                    dialing: tokio::sync::Mutex::default(),
-                }))
-            })
+            .map(|text| Ok(Slot::new(Endpoint::parse(text)?)))
             .collect::<Result<Vec<_>, ConfigError>>()?;
         if config.tls.is_none() && slots.iter().any(|slot| slot.endpoint.asks_for_tls()) {
             let tls = ClientTls::new(&TlsInfo::default(), &["h2"])?;
@@ -127,7 +124,7 @@ impl Channel {
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
-                slots,
+                slots: RwLock::new(slots.into()),
                 next: AtomicUsize::new(0),
                 token: RwLock::new(token),
                 credentials: RwLock::default(),
@@ -164,9 +161,38 @@ impl Channel {
             .unwrap_or_else(PoisonError::into_inner) = value;
     }
 
+    /// From now on calls go to these endpoints; connections to those that stay are kept.
+    ///
+    /// # Errors
+    /// None is given, or one cannot be understood; nothing has changed then.
+    pub fn set_endpoints(&self, endpoints: &[String]) -> Result<(), ConfigError> {
+        let endpoints = endpoints
+            .iter()
+            .map(|text| Endpoint::parse(text))
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        if endpoints.is_empty() {
+            return Err(ConfigError::NoEndpoints);
+        }
+        let known = self.shared.slots();
+        let slots: Vec<Arc<Slot>> = endpoints
+            .into_iter()
+            .map(|endpoint| {
+                let same = known.iter().find(|slot| slot.endpoint == endpoint);
+                same.map_or_else(|| Slot::new(endpoint.clone()), Arc::clone)
+            })
+            .collect();
+        *self
+            .shared
+            .slots
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = slots.into();
+        Ok(())
+    }
+
     pub(crate) async fn dial_any(&self) -> Result<(), ConfigError> {
-        let excluded = vec![false; self.shared.slots.len()];
-        match self.shared.pick(&excluded).await {
+        let slots = self.shared.slots();
+        let excluded = vec![false; slots.len()];
+        match self.shared.pick(&slots, &excluded).await {
             Ok(_) => Ok(()),
             Err(error) => Err(ConfigError::Dial(error)),
         }
@@ -174,6 +200,14 @@ impl Channel {
 }
 
 impl Slot {
+    fn new(endpoint: Endpoint) -> Arc<Self> {
+        Arc::new(Slot {
+            endpoint,
+            state: Mutex::default(),
+            dialing: tokio::sync::Mutex::default(),
+        })
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, SlotState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,13 +254,19 @@ impl Slot {
 }
 
 impl Shared {
+    fn slots(&self) -> Slots {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&slots)
+    }
+
     /// A connection to an endpoint that is not excluded: round robin among those that stand, else
     /// whichever of the others answers first.
     async fn pick(
         self: &Arc<Self>,
+        slots: &Slots,
         excluded: &[bool],
     ) -> Result<(usize, SendRequest<Body>), String> {
-        let count = self.slots.len();
+        let count = slots.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let mut chosen = None;
         let mut idle = Vec::new();
@@ -235,7 +275,7 @@ impl Shared {
             if excluded.get(index).copied().unwrap_or(false) {
                 continue;
             }
-            match self.slots[index].connected() {
+            match slots[index].connected() {
                 Some(sender) if chosen.is_none() => chosen = Some((index, sender)),
                 Some(_) => {}
                 None => idle.push(index),
@@ -244,7 +284,7 @@ impl Shared {
         if let Some(chosen) = chosen {
             // Endpoints that came back join the round without anybody waiting for them.
             for index in idle {
-                let slot = &self.slots[index];
+                let slot = &slots[index];
                 if slot.may_redial() && slot.dialing.try_lock().is_ok() {
                     let (shared, slot) = (Arc::clone(self), Arc::clone(slot));
                     tokio::spawn(async move {
@@ -255,14 +295,15 @@ impl Shared {
             return Ok(chosen);
         }
         if let [index] = idle[..] {
-            let sender = self.slots[index].connect(&self.config).await?;
+            let sender = slots[index].connect(&self.config).await?;
             return Ok((index, sender));
         }
         let (results_tx, mut results) = mpsc::channel(idle.len().max(1));
         for index in idle {
             let (shared, results_tx) = (Arc::clone(self), results_tx.clone());
+            let slots = Arc::clone(slots);
             tokio::spawn(async move {
-                let result = shared.slots[index].connect(&shared.config).await;
+                let result = slots[index].connect(&shared.config).await;
                 // The caller may have gone with an earlier answer; the connection stays.
                 let _ = results_tx.send((index, result)).await;
             });
@@ -361,22 +402,25 @@ impl Shared {
         last: &mut Option<String>,
         attempts: &mut u32,
     ) -> Result<Response<Body>, Status> {
-        let mut excluded = vec![false; self.slots.len()];
+        let slots = self.slots();
+        let mut excluded = vec![false; slots.len()];
         let mut backoff = BACKOFF_MIN;
         let mut logins = 0;
         // A stream has no deadline, but opening it must not go on for ever.
         let give_up = match (deadline, method.flow) {
-            (None, Flow::ServerStream) => self.config.call_timeout.map(|t| Instant::now() + t),
-            _ => None,
+            (None, Flow::ServerStream) => self.config.call_timeout.or(self.config.patience),
+            (None, Flow::Unary | Flow::Bidi) => self.config.patience,
+            (Some(_), _) => None,
         };
+        let give_up = give_up.map(|t| Instant::now() + t);
         loop {
-            let picked = self.pick(&excluded).await;
+            let picked = self.pick(&slots, &excluded).await;
             match picked {
                 Ok((index, sender)) => {
                     let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
                     let body = Body::new(Full::new(body.clone()));
-                    let request = self.request(index, parts, body, left);
-                    match self.attempt(method, index, sender, request).await {
+                    let request = self.request(&slots[index], parts, body, left);
+                    match self.attempt(method, &slots, index, sender, request).await {
                         Attempt::Done(response) => return Ok(response),
                         Attempt::Failed(status) => return Err(status),
                         Attempt::Again(why) => {
@@ -433,11 +477,13 @@ impl Shared {
         body: Body,
         timeout: Option<Duration>,
     ) -> Result<Response<Body>, Status> {
-        let excluded = vec![false; self.slots.len()];
+        let slots = self.slots();
+        let excluded = vec![false; slots.len()];
         let mut backoff = BACKOFF_MIN;
-        let give_up = self.config.call_timeout.map(|t| Instant::now() + t);
+        let give_up = self.config.call_timeout.or(self.config.patience);
+        let give_up = give_up.map(|t| Instant::now() + t);
         let (index, sender) = loop {
-            match self.pick(&excluded).await {
+            match self.pick(&slots, &excluded).await {
                 Ok(picked) => break picked,
                 Err(why) if give_up.is_some_and(|at| Instant::now() >= at) => {
                     return Err(Status::unavailable(why));
@@ -446,12 +492,12 @@ impl Shared {
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
         };
-        let request = self.request(index, &parts, body, timeout);
+        let request = self.request(&slots[index], &parts, body, timeout);
         let mut sender = sender;
         match sender.send_request(request).await {
             Ok(response) => Ok(response.map(Body::new)),
             Err(error) => {
-                self.slots[index].drop_connection();
+                slots[index].drop_connection();
                 Err(Status::unavailable(chain(&error)))
             }
         }
@@ -459,7 +505,7 @@ impl Shared {
 
     fn request(
         &self,
-        index: usize,
+        slot: &Slot,
         parts: &Parts,
         body: Body,
         timeout: Option<Duration>,
@@ -468,7 +514,7 @@ impl Shared {
         *request.method_mut() = parts.method.clone();
         *request.version_mut() = parts.version;
         let mut uri = http::uri::Parts::default();
-        let endpoint = &self.slots[index].endpoint;
+        let endpoint = &slot.endpoint;
         uri.scheme = Some(match dial::tls_for(endpoint, &self.config) {
             Some(_) => Scheme::HTTPS,
             None => Scheme::HTTP,
@@ -490,6 +536,7 @@ impl Shared {
     async fn attempt(
         &self,
         method: Method,
+        slots: &Slots,
         index: usize,
         mut sender: SendRequest<Body>,
         request: Request<Body>,
@@ -499,10 +546,10 @@ impl Shared {
             Err(mut error) => {
                 let unsent = error.take_message().is_some();
                 let error = error.into_error();
-                return self.broken(method, index, unsent || refused(&error), &error);
+                return self.broken(method, &slots[index], unsent || refused(&error), &error);
             }
         };
-        if let Some(again) = self.retryable(method, response.headers()) {
+        if let Some(again) = self.retryable(method, slots.len(), response.headers()) {
             return again;
         }
         if method.flow == Flow::ServerStream {
@@ -511,7 +558,10 @@ impl Shared {
         let (head, body) = response.into_parts();
         match collect(body, self.config.max_recv_bytes).await {
             Ok(collected) => {
-                if let Some(again) = collected.trailers().and_then(|t| self.retryable(method, t)) {
+                if let Some(again) = collected
+                    .trailers()
+                    .and_then(|t| self.retryable(method, slots.len(), t))
+                {
                     return again;
                 }
                 Attempt::Done(Response::from_parts(head, Body::new(collected)))
@@ -520,13 +570,12 @@ impl Shared {
                 "grpc: received message larger than max ({size} vs. {})",
                 self.config.max_recv_bytes
             ))),
-            Err(Unread::Broken(error)) => self.broken(method, index, false, &error),
+            Err(Unread::Broken(error)) => self.broken(method, &slots[index], false, &error),
         }
     }
 
     /// The connection broke; `unsent` if no server can have acted on the request.
-    fn broken(&self, method: Method, index: usize, unsent: bool, error: &hyper::Error) -> Attempt {
-        let slot = &self.slots[index];
+    fn broken(&self, method: Method, slot: &Slot, unsent: bool, error: &hyper::Error) -> Attempt {
         slot.drop_connection();
         let why = format!("connection to {}: {}", slot.endpoint, chain(error));
         if unsent || method.read {
@@ -539,7 +588,7 @@ impl Shared {
     }
 
     /// Another attempt, if the status says that the call may be repeated.
-    fn retryable(&self, method: Method, headers: &HeaderMap) -> Option<Attempt> {
+    fn retryable(&self, method: Method, members: usize, headers: &HeaderMap) -> Option<Attempt> {
         let code = Code::from_bytes(headers.get(GRPC_STATUS)?.as_bytes());
         if code == Code::Ok {
             return None;
@@ -553,8 +602,7 @@ impl Shared {
             Code::Unavailable => method.read || status.message() == "etcdserver: no leader",
             // Another endpoint may be a voter.
             Code::FailedPrecondition => {
-                self.slots.len() > 1
-                    && status.message() == "etcdserver: rpc not supported for learner"
+                members > 1 && status.message() == "etcdserver: rpc not supported for learner"
             }
             _ => false,
         };

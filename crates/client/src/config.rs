@@ -18,7 +18,11 @@ pub struct Config {
     /// The longest a unary call may take, dialling and retries included; `None` waits for ever.
     /// A `grpc-timeout` on the request goes before it.
     pub call_timeout: Option<Duration>,
-    /// Silence on a connection after which it is pinged; raised to ten seconds if shorter, since
+    /// How long a call without a limit of its own goes on while no endpoint serves it; `None` for ever.
+    pub patience: Option<Duration>,
+    /// Ping connections on which there is no call, too.
+    pub keepalive_idle: bool,
+    /// Silence on a connection after which it is pinged; nothing is no pings, and it is raised to ten seconds if shorter, since
     /// servers close connections that ping more often.
     pub keepalive_time: Duration,
     /// How long an answer to such a ping may take before the connection is given up.
@@ -49,6 +53,8 @@ impl Config {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             dial_timeout: Duration::from_secs(2),
             call_timeout: Some(Duration::from_secs(5)),
+            patience: None,
+            keepalive_idle: false,
             keepalive_time: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(6),
             max_send_bytes: 2 * 1024 * 1024,

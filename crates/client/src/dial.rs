@@ -52,8 +52,11 @@ pub(crate) fn tls_for<'a>(endpoint: &Endpoint, config: &'a Config) -> Option<&'a
     }
 }
 
-/// A name with a dot at its end, as DNS gives it, is looked for in the files of this machine without it.
-async fn connect(address: &str) -> io::Result<TcpStream> {
+/// Connects to a host and port. A name with a dot at its end, as DNS gives it, is looked for in the files of this machine without it.
+///
+/// # Errors
+/// What the system says.
+pub async fn connect_tcp(address: &str) -> io::Result<TcpStream> {
     match TcpStream::connect(address).await {
         Err(error) => match address.rsplit_once(".:") {
             Some((host, port)) => TcpStream::connect(format!("{host}:{port}")).await,
@@ -66,7 +69,7 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
 async fn handshake(endpoint: &Endpoint, config: &Config) -> Result<SendRequest<Body>, String> {
     let socket: Box<dyn Socket> = match &endpoint.address {
         Address::Tcp(authority) => {
-            let stream = connect(authority.as_str())
+            let stream = connect_tcp(authority.as_str())
                 .await
                 .map_err(|e| e.to_string())?;
             stream.set_nodelay(true).map_err(|e| e.to_string())?;
@@ -98,9 +101,12 @@ async fn handshake(endpoint: &Endpoint, config: &Config) -> Result<SendRequest<B
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .keep_alive_interval(Some(config.keepalive_time.max(KEEPALIVE_TIME_MIN)))
+        .keep_alive_interval(
+            (!config.keepalive_time.is_zero())
+                .then(|| config.keepalive_time.max(KEEPALIVE_TIME_MIN)),
+        )
         .keep_alive_timeout(config.keepalive_timeout)
-        .keep_alive_while_idle(false)
+        .keep_alive_while_idle(config.keepalive_idle)
         .handshake(TokioIo::new(socket))
         .await
         .map_err(|e| e.to_string())?;

@@ -25,6 +25,7 @@ mod watcher;
 
 pub use channel::Channel;
 pub use config::Config;
+pub use dial::connect_tcp;
 pub use endpoint::Endpoint;
 pub use error::{
     ConfigError, code_name, describe, is_local_deadline, is_table_error, last_failure,

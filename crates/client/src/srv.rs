@@ -33,8 +33,10 @@ pub struct Record {
     pub target: String,
     /// Where it listens.
     pub port: u16,
-    priority: u16,
-    weight: u16,
+    /// The lower, the sooner it is to be tried.
+    pub priority: u16,
+    /// Its share among those of the same priority.
+    pub weight: u16,
 }
 
 /// Why there is no answer, in Go's words.
@@ -280,7 +282,8 @@ fn order(mut records: Vec<Record>) -> Vec<Record> {
 }
 
 /// The name of a service: `etcd-client`, with `-ssl` and a suffix where asked for.
-fn service_name(service: &str, suffix: &str, tls: bool) -> String {
+#[must_use]
+pub fn service_name(service: &str, suffix: &str, tls: bool) -> String {
     let mut name = service.to_owned();
     if tls {
         name.push_str("-ssl");
@@ -305,10 +308,16 @@ pub async fn lookup(service: &str, domain: &str) -> Result<Vec<Record>, LookupEr
 /// # Errors
 /// Neither kind is there; both lookups in words.
 pub async fn client_endpoints(domain: &str, suffix: &str) -> Result<Vec<String>, String> {
-    endpoints(&Resolver::of_the_system(), domain, suffix).await
+    let found = client_records(domain, suffix).await?;
+    Ok(found.into_iter().map(|(url, _)| url).collect())
 }
 
-async fn endpoints(resolver: &Resolver, domain: &str, suffix: &str) -> Result<Vec<String>, String> {
+/// As [`client_endpoints`], each with its record.
+///
+/// # Errors
+/// As [`client_endpoints`].
+pub async fn client_records(domain: &str, suffix: &str) -> Result<Vec<(String, Record)>, String> {
+    let resolver = Resolver::of_the_system();
     let (tls, plain) = (
         service_name("etcd-client", suffix, true),
         service_name("etcd-client", suffix, false),
@@ -323,7 +332,8 @@ async fn endpoints(resolver: &Resolver, domain: &str, suffix: &str) -> Result<Ve
     let mut found = Vec::new();
     for (scheme, records) in [("https", tls), ("http", plain)] {
         for record in records.unwrap_or_default() {
-            found.push(format!("{scheme}://{}:{}", record.target, record.port));
+            let url = format!("{scheme}://{}:{}", record.target, record.port);
+            found.push((url, record));
         }
     }
     Ok(found)

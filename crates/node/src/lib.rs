@@ -17,6 +17,7 @@ mod published;
 pub mod queue;
 mod reconfigure;
 pub mod recover;
+pub mod resolve;
 pub mod rewrite;
 pub mod slow;
 pub mod snapshot;

@@ -42,7 +42,7 @@ use prost::Message;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::engine::Engine;
-use crate::{rewrite, versions};
+use crate::{resolve, rewrite, versions};
 
 /// Why a member cannot start. Nothing on disk was changed, unless the text says so.
 #[derive(Debug, thiserror::Error)]
@@ -412,7 +412,7 @@ fn listed(config: &Config) -> Result<Vec<(String, String)>, StartError> {
             &config.name,
             &pairs,
             &config.peer_urls,
-            &mut initial::same_urls,
+            &mut resolve::same_urls,
         )?;
     } else {
         initial::verify_join(&config.name, &pairs)?;
@@ -452,7 +452,7 @@ fn begin(
             ));
         };
         cluster
-            .validate_and_assign_ids(&found.cluster, &mut initial::same_urls)
+            .validate_and_assign_ids(&found.cluster, &mut resolve::same_urls)
             .map_err(|error| {
                 StartError::Config(format!(
                     "error validating peerURLs {}: {error}",

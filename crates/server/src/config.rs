@@ -23,6 +23,8 @@ use crate::log::{Format, Severity};
 use crate::memory;
 use crate::service::watch::PROGRESS_INTERVAL_MIN;
 use crate::spans;
+use crate::srv;
+use crate::system;
 use crate::tls;
 use crate::web;
 
@@ -48,6 +50,8 @@ const COMPACTION_BATCH_LIMIT: usize = 1_000;
 /// What `--compaction-sleep-interval=0` means.
 const COMPACTION_PAUSE: Duration = Duration::from_millis(10);
 const HOUR_NANOS: i64 = 3_600_000_000_000;
+/// What is advertised to members and to clients where nobody says otherwise.
+const ADVERTISED_DEFAULTS: [&str; 2] = ["http://localhost:2380", "http://localhost:2379"];
 /// Longest election timeout.
 const ELECTION_MAX_MS: u64 = 50_000;
 
@@ -81,6 +85,8 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Where members meet that do not know each other.
     pub discovery: Option<discovery::Settings>,
+    /// Where DNS lists the members.
+    pub srv: Option<srv::Settings>,
     /// All memory is to stay in RAM.
     pub lock_memory: bool,
     /// Spans of requests, if they are wanted.
@@ -224,7 +230,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
     if client_urls.is_empty() && !listen_client.is_empty() {
         return Err(UNSET_ADVERTISE_CLIENT_URLS.into());
     }
-    let peer_urls = values.urls("initial-advertise-peer-urls");
+    let mut peer_urls = values.urls("initial-advertise-peer-urls");
     check_advertised(&peer_urls).map_err(|why| {
         format!(
             "--initial-advertise-peer-urls {:?} must be \"host:port\" ({why})",
@@ -316,7 +322,26 @@ pub fn read(values: &Values) -> Result<Config, String> {
     let features = values.features("feature-gates");
     check_features(values, &features, &mut warnings)?;
     let discovery = discovery::Settings::read(values)?;
-    let initial_cluster = if values.is_set("initial-cluster") && discovery.is_none() {
+    let advertised = advertise_this_machine(
+        [
+            (&mut peer_urls, &listen_peer),
+            (&mut client_urls, &listen_client),
+        ],
+        system::default_host,
+    );
+    match advertised {
+        Ok(Some(host)) => tracing::info!(%host, "detected default host for advertise"),
+        Ok(None) => {}
+        Err(error) => tracing::info!(error = %error, "failed to detect default host"),
+    }
+    let srv = srv::Settings::read(values);
+    // A name without its domain leaves the list empty, too, as with the original.
+    let named = !values.text("discovery-srv-name").is_empty() && !values.is_from_file();
+    let unlisted = named && !values.is_set("initial-cluster") && discovery.is_none();
+    let initial_cluster = if srv.is_some() || unlisted {
+        // Known only once DNS has been asked.
+        String::new()
+    } else if values.is_set("initial-cluster") && discovery.is_none() {
         values.text("initial-cluster").to_owned()
     } else {
         // The default names this member, whatever it is called and advertised as.
@@ -412,6 +437,7 @@ pub fn read(values: &Values) -> Result<Config, String> {
         features,
         warnings,
         discovery,
+        srv,
         lock_memory: values.bool("memory-mlock"),
         tracing: spans::Settings::read(values)?,
         values: values.clone(),
@@ -439,6 +465,32 @@ fn local_address(peer_urls: &[Url]) -> Option<IpAddr> {
         ),
     }
     found
+}
+
+/// Who listens on all addresses and is advertised by the default, which is good on this machine alone, is
+/// advertised by the address that other machines know, at the port that is listened on. Returns it where it
+/// is used.
+fn advertise_this_machine(
+    sides: [(&mut Vec<Url>, &[Url]); 2],
+    default_host: impl Fn() -> std::io::Result<IpAddr>,
+) -> std::io::Result<Option<IpAddr>> {
+    let mut used = None;
+    for ((advertised, listened), default) in sides.into_iter().zip(ADVERTISED_DEFAULTS) {
+        let everywhere = listened.first().and_then(Url::host_port);
+        let (Some(("0.0.0.0", port)), [url]) = (everywhere, &mut advertised[..]) else {
+            continue;
+        };
+        if url.to_string() != default {
+            continue;
+        }
+        let host = match used {
+            Some(host) => host,
+            None => default_host()?,
+        };
+        url.address = std::net::SocketAddr::new(host, port).to_string();
+        used = Some(host);
+    }
+    Ok(used)
 }
 
 fn joined(urls: &[Url]) -> String {
@@ -708,6 +760,52 @@ mod tests {
         assert_eq!(
             kept("revision", "1s"),
             Some(Retention::Revisions(1_000_000_000))
+        );
+    }
+
+    #[test]
+    fn who_listens_everywhere_is_advertised_by_the_machines_own_address() {
+        let advertised = |listen: [&str; 2], given: [&str; 2], host: Option<&str>| {
+            let listen = listen.map(|urls| crate::flags::parse_urls(urls).expect("URLs"));
+            let [mut peer, mut client] =
+                given.map(|urls| crate::flags::parse_urls(urls).expect("URLs"));
+            let found = advertise_this_machine(
+                [(&mut peer, &listen[0]), (&mut client, &listen[1])],
+                || match host {
+                    Some(host) => Ok(host.parse().expect("an address")),
+                    None => Err(std::io::Error::other("no route")),
+                },
+            );
+            (joined(&peer), joined(&client), found.is_ok())
+        };
+        let defaults = ADVERTISED_DEFAULTS;
+        let said = |peer: &str, client: &str, ok| (peer.to_owned(), client.to_owned(), ok);
+        let everywhere = ["http://0.0.0.0:1", "http://0.0.0.0:2"];
+        assert_eq!(
+            advertised(everywhere, defaults, Some("10.0.0.7")),
+            said("http://10.0.0.7:1", "http://10.0.0.7:2", true)
+        );
+        assert_eq!(
+            advertised(everywhere, defaults, Some("fd00::7")),
+            said("http://[fd00::7]:1", "http://[fd00::7]:2", true)
+        );
+        assert_eq!(
+            advertised(everywhere, defaults, None),
+            said(defaults[0], defaults[1], false)
+        );
+        // Whoever says anything at all means it.
+        let given = [
+            "http://localhost:2381",
+            "http://10.0.0.1:2,http://10.0.0.2:2",
+        ];
+        assert_eq!(
+            advertised(everywhere, given, Some("10.0.0.7")),
+            said(given[0], given[1], true)
+        );
+        let narrow = ["http://127.0.0.1:1", "http://localhost:2"];
+        assert_eq!(
+            advertised(narrow, defaults, None),
+            said(defaults[0], defaults[1], true)
         );
     }
 

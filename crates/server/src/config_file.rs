@@ -30,8 +30,6 @@ const ORIGINALS: &[&str] = &[
     "compaction-batch-limit",
     "compaction-sleep-interval",
     "cors",
-    "discovery-srv",
-    "discovery-srv-name",
     "enable-grpc-gateway",
     "enable-pprof",
     "grpc-keepalive-interval",

@@ -25,6 +25,17 @@ pub fn serve(context: &Context, method: &Method, path: &str) -> Option<Response<
     if !context.rules.profiles {
         return None;
     }
+    profile(method, path, || {
+        report(Some(&context.node), Some(&context.room), &context.loads)
+    })
+}
+
+/// The pages of `--enable-pprof`; `report` tells what is going on.
+pub fn profile(
+    method: &Method,
+    path: &str,
+    report: impl FnOnce() -> Vec<String>,
+) -> Option<Response<Bytes>> {
     if path == "/debug/pprof" {
         return Some(http::moved(method, PROFILES, None));
     }
@@ -34,10 +45,7 @@ pub fn serve(context: &Context, method: &Method, path: &str) -> Option<Response<
             let arguments: Vec<String> = std::env::args().collect();
             Some(http::page(StatusCode::OK, arguments.join("\0")))
         }
-        "goroutine" => {
-            let all = report(Some(&context.node), Some(&context.room), &context.loads);
-            Some(http::page(StatusCode::OK, all.join("\n") + "\n"))
-        }
+        "goroutine" => Some(http::page(StatusCode::OK, report().join("\n") + "\n")),
         other => Some(http::page(
             StatusCode::NOT_FOUND,
             format!(
@@ -141,6 +149,18 @@ pub fn report(node: Option<&Node>, room: Option<&Room>, loads: &Loads) -> Vec<St
         None => lines.push("member: not started yet".to_owned()),
         Some(node) => member(node, &mut lines),
     }
+    process(room, loads, &mut lines);
+    lines
+}
+
+/// The same of a process that is no member.
+pub fn report_proxy(loads: &Loads) -> Vec<String> {
+    let mut lines = Vec::new();
+    process(None, loads, &mut lines);
+    lines
+}
+
+fn process(room: Option<&Room>, loads: &Loads, lines: &mut Vec<String>) {
     if let Some(room) = room {
         lines.push(format!(
             "client connections: {} of at most {}",
@@ -158,8 +178,7 @@ pub fn report(node: Option<&Node>, room: Option<&Room>, loads: &Loads) -> Vec<St
         "memory: {} bytes resident, {} bytes mapped",
         memory.resident, memory.mapped
     ));
-    threads(&mut lines);
-    lines
+    threads(lines);
 }
 
 fn member(node: &Node, lines: &mut Vec<String>) {

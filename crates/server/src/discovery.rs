@@ -87,10 +87,12 @@ impl Settings {
         };
         endpoints.dedup();
         let token = values.text("discovery-token").to_owned();
-        if !endpoints.is_empty()
-            && values.is_set("initial-cluster")
-            && !values.text("initial-cluster").is_empty()
-        {
+        let ways = [
+            lists_members(values),
+            !values.text("discovery-srv").is_empty(),
+            !endpoints.is_empty(),
+        ];
+        if ways.iter().filter(|way| **way).count() > 1 {
             return Err("multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"".into());
         }
         if token.is_empty() != endpoints.is_empty() {
@@ -147,6 +149,14 @@ impl Settings {
         }
         Ok(client)
     }
+}
+
+/// Whether the flags list the members; a file that repeats the default beside another way does not.
+fn lists_members(values: &Values) -> bool {
+    let listed = values.text("initial-cluster");
+    values.is_set("initial-cluster")
+        && !listed.is_empty()
+        && !(values.is_from_file() && listed == "default=http://localhost:2380")
 }
 
 /// Registers this member (`name=URL,name=URL`), waits for the others, and returns the initial cluster.

@@ -33,13 +33,13 @@ use crate::service::stats::Remote;
 /// Threads that serve clients: half of the machine, at least one, at most eight.
 const THREADS_MAX: usize = 8;
 /// Bytes one connection may have under way: h2 lets go of healthy connections below 16 MiB.
-const CONNECTION_WINDOW: u32 = 16 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes one call may have under way.
-const STREAM_WINDOW: u32 = 2 << 20;
+pub(crate) const STREAM_WINDOW: u32 = 2 << 20;
 /// Time for a connection to send its first headers, or the next: the original's.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(300);
 /// Silence after which the system asks whether the other end is there, and again after as long.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+pub(crate) const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Time that calls have to finish when a connection is to end.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -71,7 +71,7 @@ type Named = (String, Arc<Load>);
 pub struct Loads(Arc<parking_lot::Mutex<Vec<Named>>>);
 
 impl Loads {
-    fn add(&self, name: &str) -> Arc<Load> {
+    pub(crate) fn add(&self, name: &str) -> Arc<Load> {
         let load = Arc::new(Load::default());
         self.0.lock().push((name.to_owned(), Arc::clone(&load)));
         load
@@ -95,10 +95,10 @@ impl Loads {
 }
 
 /// One more for as long as it lives.
-struct Counted(Arc<Load>, fn(&Load) -> &AtomicUsize);
+pub(crate) struct Counted(Arc<Load>, fn(&Load) -> &AtomicUsize);
 
 impl Counted {
-    fn new(load: &Arc<Load>, which: fn(&Load) -> &AtomicUsize) -> Self {
+    pub(crate) fn new(load: &Arc<Load>, which: fn(&Load) -> &AtomicUsize) -> Self {
         which(load).fetch_add(1, Ordering::Relaxed);
         Counted(Arc::clone(load), which)
     }

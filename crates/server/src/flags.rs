@@ -9,6 +9,7 @@ use ferrite_cli::gofmt;
 
 use crate::config_file::{self, FileError};
 use crate::features::{self, Features};
+use crate::proxy;
 
 /// What a value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -506,6 +507,20 @@ pub const FLAGS: &[Flag] = &[
         "",
         CLUSTERING,
         "Password of that user.",
+    ),
+    flag(
+        "discovery-srv",
+        Kind::Text,
+        "",
+        CLUSTERING,
+        "Domain whose SRV records list the members that a new cluster starts with.",
+    ),
+    flag(
+        "discovery-srv-name",
+        Kind::Text,
+        "",
+        CLUSTERING,
+        "What follows the service's name in those records: etcd-server-NAME.",
     ),
     flag(
         "discovery-fallback",
@@ -1437,6 +1452,7 @@ pub fn page() -> String {
         "\n## Accepted and ignored\n\nAs in the original: {}.\n",
         ignored.join(", ")
     ));
+    out.push_str(&proxy::flags::page());
     out
 }
 

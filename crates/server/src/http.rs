@@ -266,6 +266,11 @@ async fn health(node: &Node, query: &str) -> Response<Bytes> {
         None => metrics.health_success.inc(),
         Some(_) => metrics.health_failures.inc(),
     }
+    health_page(reason)
+}
+
+/// What `/health` says.
+pub fn health_page(reason: Option<String>) -> Response<Bytes> {
     match reason {
         None => answer(
             StatusCode::OK,

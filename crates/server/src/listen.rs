@@ -16,9 +16,9 @@ use crate::flags::{Url, Values};
 /// Connections that the system keeps for us until they are accepted: it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
 /// What `--grpc-keepalive-min-time=0` means: gRPC's own default.
-const PING_MIN_DEFAULT: Duration = Duration::from_secs(300);
+pub(crate) const PING_MIN_DEFAULT: Duration = Duration::from_secs(300);
 /// gRPC's servers ping no more often than this.
-const PING_INTERVAL_MIN: Duration = Duration::from_secs(1);
+pub(crate) const PING_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// What the flags say of listeners.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use ferrite_server::flags::{self, FlagError, Values};
 use ferrite_server::run::{GIT_SHA, Outcome, RunError, run};
-use ferrite_server::{config, log, sys, system};
+use ferrite_server::{config, log, proxy, sys, system};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,6 +18,14 @@ fn say(mut out: impl std::io::Write, text: &str) {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match proxy::run(&arguments) {
+        Some(proxy::Ended::With(code)) => return code,
+        Some(proxy::Ended::Signal(number)) => {
+            log::flush();
+            return end_by_signal(number);
+        }
+        None => {}
+    }
     let values = match Values::parse(&arguments, std::env::vars()) {
         Ok(values) => values,
         Err(FlagError::Help) => {

@@ -22,7 +22,7 @@ use crate::service::leader::LeaderLost;
 use crate::service::{Context, Serving};
 use crate::signals::{self, Signals, Subjects};
 use crate::spans::Tracer;
-use crate::{discovery, http, log, memory, metrics, notify, system, tls};
+use crate::{discovery, http, log, memory, metrics, notify, srv, system, tls};
 
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +113,12 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     subjects.set_room(&room);
     let mut node_config = config.node.clone();
     node_config.peer_connections_max = shares.peers;
+    let dialed_tls = tokio::select! {
+        listed = ask_dns(config, &mut node_config, &peer_tls) => listed?,
+        number = signals.recv() => return Ok(Outcome::Signal(number)),
+    };
     node_config.dialer =
-        tls::peer_dialer(&peer_tls, config.local_address).map_err(RunError::Listen)?;
+        tls::peer_dialer(&dialed_tls, config.local_address).map_err(RunError::Listen)?;
     let tracer = match &config.tracing {
         Some(settings) => Some(Tracer::start(settings).map_err(RunError::Runtime)?),
         None => None,
@@ -234,6 +238,32 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     Ok(outcome)
 }
 
+/// The members that DNS lists, where it is to be asked: before there is anything on disk, and never again.
+/// Returns how other members are dialled.
+async fn ask_dns(
+    config: &Config,
+    node_config: &mut ferrite_node::Config,
+    peer_tls: &TlsInfo,
+) -> Result<TlsInfo, RunError> {
+    let mut dialed = peer_tls.clone();
+    let Some(settings) = &config.srv else {
+        return Ok(dialed);
+    };
+    if recover::is_initialized(node_config) {
+        return Ok(dialed);
+    }
+    let advertised = config.values.urls("initial-advertise-peer-urls");
+    let listed = srv::members(settings, &node_config.name, &advertised)
+        .await
+        .map_err(|why| StartError::Config(format!("error setting up initial cluster: {why}")))?;
+    // Without authorities of their own, members are known by a certificate for the domain.
+    if listed.encrypted && dialed.trusted_ca_file.is_empty() {
+        dialed.server_name.clone_from(&settings.domain);
+    }
+    node_config.initial_cluster = listed.cluster;
+    Ok(dialed)
+}
+
 /// Recovery reads files and may wait for a lock: off the runtime, so that a signal still ends it.
 async fn prepare(
     config: &Config,
@@ -243,7 +273,7 @@ async fn prepare(
     let remote = if initialized {
         None
     } else {
-        tasks::ask_cluster(&node_config.dialer, &others(config)).await
+        tasks::ask_cluster(&node_config.dialer, &others(node_config)).await
     };
     if let Some(found) = &remote
         && !config.node.new_cluster
@@ -309,13 +339,12 @@ async fn check_data(
 }
 
 /// Peer URLs of the other members in `--initial-cluster`.
-fn others(config: &Config) -> Vec<String> {
+fn others(config: &ferrite_node::Config) -> Vec<String> {
     config
-        .node
         .initial_cluster
         .split(',')
         .filter_map(|pair| pair.split_once('='))
-        .filter(|(name, _)| name.trim() != config.node.name)
+        .filter(|(name, _)| name.trim() != config.name)
         .map(|(_, url)| url.trim().to_owned())
         .collect()
 }

@@ -46,7 +46,7 @@ use crate::web;
 const RECEIVE_OVERHEAD: usize = 512 << 10;
 
 /// Calls that are answered piece by piece: how long the first piece takes says nothing.
-const STREAMS: &[&str] = &[
+pub(crate) const STREAMS: &[&str] = &[
     "/etcdserverpb.KV/RangeStream",
     "/etcdserverpb.Watch/Watch",
     "/etcdserverpb.Lease/LeaseKeepAlive",
@@ -233,61 +233,60 @@ impl Services {
             let text = format!("unknown method {method} for service {service}");
             return Ok(unimplemented(&text));
         }
-        Ok(self.in_grpc_words(response))
+        Ok(in_grpc_words(response, self.receive_max))
     }
+}
 
-    /// The library words messages that are too large or badly compressed in its own way; clients know Go's.
-    fn in_grpc_words(&self, mut response: Response<Body>) -> Response<Body> {
-        let headers = response.headers_mut();
-        let worded = match headers.get("grpc-status").map(HeaderValue::as_bytes) {
-            Some(b"8" | b"11" | b"13") => headers
-                .get("grpc-message")
-                .and_then(|message| message.to_str().ok())
-                // escaped spaces end in digits of their own
-                .map(|message| message.replace("%20", " "))
-                .and_then(|message| self.worded(&message)),
-            _ => None,
+/// The library words messages that are too large or badly compressed in its own way; clients know Go's.
+pub(crate) fn in_grpc_words(mut response: Response<Body>, receive_max: usize) -> Response<Body> {
+    let headers = response.headers_mut();
+    let worded = match headers.get("grpc-status").map(HeaderValue::as_bytes) {
+        Some(b"8" | b"11" | b"13") => headers
+            .get("grpc-message")
+            .and_then(|message| message.to_str().ok())
+            // escaped spaces end in digits of their own
+            .map(|message| message.replace("%20", " "))
+            .and_then(|message| worded(&message, receive_max)),
+        _ => None,
+    };
+    if let Some((code, text)) = worded
+        && let Ok(text) = HeaderValue::from_str(&text.replace(' ', "%20"))
+    {
+        headers.insert("grpc-message", text);
+        headers.insert("grpc-status", HeaderValue::from_static(code));
+    }
+    response
+}
+
+fn worded(message: &str, max: usize) -> Option<(&'static str, String)> {
+    if message.contains("decoded message length too large") {
+        let size = message
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|number| number.parse::<usize>().ok())
+            .find(|number| *number > max)
+            .unwrap_or(max + 1);
+        let text = format!("grpc: received message larger than max ({size} vs. {max})");
+        return Some(("8", text));
+    }
+    if message.contains("exceeded while decompressing message") {
+        let text = format!("grpc: received message after decompression larger than max {max}");
+        return Some(("8", text));
+    }
+    if message.starts_with("Error decompressing: ") {
+        let why = match message {
+            _ if message.contains("header") => "gzip: invalid header",
+            _ if message.contains("checksum") => "gzip: invalid checksum",
+            _ if message.contains("corrupt") => "flate: corrupt input",
+            _ => "unexpected EOF",
         };
-        if let Some((code, text)) = worded
-            && let Ok(text) = HeaderValue::from_str(&text.replace(' ', "%20"))
-        {
-            headers.insert("grpc-message", text);
-            headers.insert("grpc-status", HeaderValue::from_static(code));
-        }
-        response
+        let text = format!("grpc: failed to decompress the received message: {why}");
+        return Some(("13", text));
     }
-
-    fn worded(&self, message: &str) -> Option<(&'static str, String)> {
-        let max = self.receive_max;
-        if message.contains("decoded message length too large") {
-            let size = message
-                .split(|c: char| !c.is_ascii_digit())
-                .filter_map(|number| number.parse::<usize>().ok())
-                .find(|number| *number > max)
-                .unwrap_or(max + 1);
-            let text = format!("grpc: received message larger than max ({size} vs. {max})");
-            return Some(("8", text));
-        }
-        if message.contains("exceeded while decompressing message") {
-            let text = format!("grpc: received message after decompression larger than max {max}");
-            return Some(("8", text));
-        }
-        if message.starts_with("Error decompressing: ") {
-            let why = match message {
-                _ if message.contains("header") => "gzip: invalid header",
-                _ if message.contains("checksum") => "gzip: invalid checksum",
-                _ if message.contains("corrupt") => "flate: corrupt input",
-                _ => "unexpected EOF",
-            };
-            let text = format!("grpc: failed to decompress the received message: {why}");
-            return Some(("13", text));
-        }
-        if message.contains("message with compressed-flag but no grpc-encoding") {
-            let text = "grpc: compressed flag set with identity or empty encoding";
-            return Some(("13", text.to_owned()));
-        }
-        None
+    if message.contains("message with compressed-flag but no grpc-encoding") {
+        let text = "grpc: compressed flag set with identity or empty encoding";
+        return Some(("13", text.to_owned()));
     }
+    None
 }
 
 /// Over TLS a browser speaks HTTP/2 as well; in clear text nobody but gRPC does.
@@ -312,7 +311,7 @@ fn content_type(request: &Request<Incoming>) -> &[u8] {
 
 /// The content type to answer with, where a caller names the kind of its messages: the same kind.
 /// All are decoded alike.
-fn content_kind<B>(request: &Request<B>) -> Option<HeaderValue> {
+pub(crate) fn content_kind<B>(request: &Request<B>) -> Option<HeaderValue> {
     let kind = request.headers().get(CONTENT_TYPE)?.as_bytes();
     let kind = kind.strip_prefix(b"application/grpc")?;
     let (_, kind) = kind
@@ -323,7 +322,7 @@ fn content_kind<B>(request: &Request<B>) -> Option<HeaderValue> {
 }
 
 /// What gRPC's own server answers to requests that are none of its calls.
-fn not_a_call(request: &Request<Incoming>) -> Option<Response<Body>> {
+pub(crate) fn not_a_call(request: &Request<Incoming>) -> Option<Response<Body>> {
     const KIND: &[u8] = b"application/grpc";
     let rest = content_type(request)
         .split_at_checked(KIND.len())
@@ -355,7 +354,7 @@ fn not_a_call(request: &Request<Incoming>) -> Option<Response<Body>> {
 
 /// Whoever compresses is answered compressed, whoever does not is not, whatever it could read: as gRPC's own
 /// server, and because compression costs more than it saves within a cluster.
-fn settle_compression(headers: &mut HeaderMap) -> Option<Response<Body>> {
+pub(crate) fn settle_compression(headers: &mut HeaderMap) -> Option<Response<Body>> {
     match headers.get(ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"" | b"identity") => {
             headers.remove(ENCODING);
@@ -375,7 +374,7 @@ fn settle_compression(headers: &mut HeaderMap) -> Option<Response<Body>> {
     }
 }
 
-fn unimplemented(text: &str) -> Response<Body> {
+pub(crate) fn unimplemented(text: &str) -> Response<Body> {
     tonic::Status::unimplemented(text).into_http()
 }
 

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rustls::CertificateError;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
+use crate::error::TlsError;
 use crate::load;
 
 /// The parts of a certificate that are asked for.
@@ -19,6 +21,22 @@ pub(crate) struct Holder {
     pub(crate) ip_addresses: Vec<IpAddr>,
     pub(crate) dns_names: Vec<String>,
     has_alternative_names: bool,
+}
+
+/// The common name of the first certificate in a file; empty where it has none.
+///
+/// # Errors
+/// The file cannot be read, or there is no certificate in it.
+pub fn common_name(path: &str) -> Result<String, TlsError> {
+    let bytes = load::read(path)?;
+    let mut found = CertificateDer::pem_slice_iter(&bytes);
+    match found.next() {
+        Some(Ok(der)) => Ok(Holder::of(&der).common_name),
+        Some(Err(_)) | None => Err(TlsError::Content {
+            what: "tls: failed to find any PEM data in certificate input".to_owned(),
+            path: path.to_owned(),
+        }),
+    }
 }
 
 impl Holder {

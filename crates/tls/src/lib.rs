@@ -21,6 +21,7 @@ mod server;
 mod verify;
 mod words;
 
+pub use check::common_name;
 pub use client::{ClientStream, ClientTls};
 pub use error::TlsError;
 pub use info::TlsInfo;

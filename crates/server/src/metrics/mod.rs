@@ -16,7 +16,8 @@ use ferrite_node::Node;
 use crate::features::{Features, GATES};
 
 pub use gather::page;
-pub use respond::respond;
+pub use process::gather as process;
+pub use respond::{respond, respond_with};
 
 /// Where the page is.
 pub const PATH: &str = "/metrics";

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use ::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Response};
 use bytes::Bytes;
-use ferrite_metrics::Metrics;
+use ferrite_metrics::{Metrics, Page};
 use ferrite_node::Node;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -44,8 +44,17 @@ impl Drop for Scrape<'_> {
 
 /// Answers a scrape, by whatever method.
 pub fn respond(node: &Node, headers: &HeaderMap) -> Response<Bytes> {
-    let _scrape = Scrape::begin(node.metrics());
-    let page = super::page(node);
+    respond_with(node.metrics(), headers, || super::page(node))
+}
+
+/// Answers a scrape with any page.
+pub fn respond_with(
+    metrics: &Metrics,
+    headers: &HeaderMap,
+    page: impl FnOnce() -> Page,
+) -> Response<Bytes> {
+    let _scrape = Scrape::begin(metrics);
+    let page = page();
     let (form, escaping) = form(headers);
     let body = match form {
         Form::Text => page.text().into_bytes(),

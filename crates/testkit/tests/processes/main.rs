@@ -1,6 +1,7 @@
 //! What operators do to processes: kill, stop, pause, upgrade, misconfigure. One program, so that it
 //! is linked once; pick an area by its module: `cargo test -p ferrite-testkit crash::`.
 
+mod addresses;
 mod auth;
 mod bad_input;
 mod big_numbers;
@@ -15,6 +16,9 @@ mod flag_effects;
 mod floods;
 mod folders;
 mod formats;
+mod founded_by_dns;
+mod gateway;
+mod grpc_proxy;
 mod handover;
 mod held;
 mod known_bugs;
