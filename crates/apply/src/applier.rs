@@ -8,6 +8,7 @@ use ferrite_membership::{
     Change, Cluster, DowngradeInfo, V2Request, Version, bucket, decode_v2_request,
 };
 use ferrite_metrics::Operation;
+use ferrite_mutate::mutation;
 use ferrite_mvcc::schema::{self, Bucket};
 use ferrite_mvcc::{Backend, Changes, FileView, ReadError, RequestError, Store, kv};
 use ferrite_proto::etcdserverpb::{self as pb, AlarmType, InternalRaftRequest};
@@ -108,7 +109,7 @@ pub enum StateError {
 
 /// The replicated state of one member.
 pub struct Applier {
-    config: Config,
+    pub(crate) config: Config,
     pub(crate) backend: Backend,
     store: Arc<Store>,
     cluster: Cluster,
@@ -392,7 +393,8 @@ impl Applier {
             ));
         }
         let corrupt = self.alarms.is_raised(AlarmType::Corrupt);
-        let capped = self.alarms.is_raised(AlarmType::Nospace);
+        let capped = self.alarms.is_raised(AlarmType::Nospace)
+            && !(mutation!("alarm-differs") && self.config.member_id % 2 == 0);
         let mut effects = Vec::new();
         // The order of refusals is etcd's: corrupt, no space, permission, and only then the request's own.
         let outcome = if let Some(put) = &request.put {
@@ -491,7 +493,10 @@ impl Applier {
     }
 
     fn put(&mut self, request: &pb::PutRequest) -> Result<Response, ApplyError> {
-        let (response, changes) = kv::apply_put(&self.store, request, &mut self.lessor)?;
+        let (mut response, mut changes) = kv::apply_put(&self.store, request, &mut self.lessor)?;
+        if mutation!("apply-twice") && self.progress.index % 64 == 0 {
+            (response, changes) = kv::apply_put(&self.store, request, &mut self.lessor)?;
+        }
         self.changes = changes;
         Ok(Response::Put(response))
     }
@@ -536,7 +541,7 @@ impl Applier {
         let Some(keys) = self.lessor.keys(id) else {
             return Err(ApplyError::LeaseNotFound);
         };
-        if !keys.is_empty() {
+        if !keys.is_empty() && !mutation!("revoke-leaves-keys") {
             let mut txn = self.store.write();
             for key in &keys {
                 txn.delete_range(key, &[], &mut self.lessor);

@@ -15,6 +15,7 @@ use crate::page::{Kind, Page, kind_of};
 use crate::read::{Found, Pin, Root, Visit, find, parse_bucket};
 use crate::rebuild::{Action, NewRoot, Rebuild, TreeOp};
 use bytes::Bytes;
+use ferrite_mutate::mutation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -447,6 +448,7 @@ impl WriteTx {
         // What commit N freed is out of every reader's sight once none reads a commit before N; and N is durable, or
         // it would not be the last commit.
         let oldest = state.readers.keys().next().copied();
+        let oldest = oldest.filter(|_| !mutation!("reuse-under-readers"));
         let meta = state.meta;
         drop(state);
         inner.space.lock().free.release(oldest);

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ferrite_mutate::mutation;
+
 /// Checkpoints in one entry of the log at most.
 pub const CHECKPOINTS_MAX: usize = 1_000;
 /// From this many leases on, a new leader spreads deadlines that fall together.
@@ -173,6 +175,7 @@ impl Expiry {
         match primary.timers.get(&id) {
             None => Renewal::Unknown,
             Some(timer) if timer.deadline <= now => Renewal::Over,
+            Some(_) if mutation!("renewal-lost") => Renewal::Renewed,
             Some(_) => {
                 primary.set(id, renewed);
                 Renewal::Renewed
@@ -203,6 +206,9 @@ impl Expiry {
         let Some(primary) = &mut self.primary else {
             return expired;
         };
+        if mutation!("never-expires") {
+            return expired;
+        }
         while expired.len() < limit
             && let Some(&(due, id)) = primary.queue.first()
             && due <= now

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ferrite_mutate::mutation;
 use ferrite_mvcc::schema::Bucket;
 use ferrite_mvcc::{Backend, Leases, ReadError};
 use ferrite_proto::leasepb;
@@ -228,6 +229,9 @@ impl Leases for Lessor {
     }
 
     fn detach(&mut self, id: i64, key: &[u8]) {
+        if mutation!("keys-stay-attached") {
+            return;
+        }
         if let Some(lease) = self.shared.0.write().get_mut(&id) {
             lease.keys.remove(key);
         }

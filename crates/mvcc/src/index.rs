@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use ferrite_mutate::mutation;
+
 use crate::schema::{BucketKey, Revision};
 
 /// Keys in a leaf at most: an insertion moves half of them (7 KiB), a split moves the separators.
@@ -630,7 +632,8 @@ impl Index {
     pub(crate) fn collect(&mut self, compacted: i64, max: usize, out: &mut Vec<BucketKey>) -> bool {
         for _ in 0..max {
             let superseded = self.superseded.front().map(|g| g.at);
-            let tombstone = self.tombstones.front().map(|g| g.at.saturating_add(1));
+            let stays = i64::from(!mutation!("tombstone-too-early"));
+            let tombstone = self.tombstones.front().map(|g| g.at.saturating_add(stays));
             let due = match (superseded, tombstone) {
                 (None, None) => return false,
                 (Some(s), None) => (s, false),
@@ -638,7 +641,8 @@ impl Index {
                 // a tombstone stands before the versions that came after it
                 (Some(s), Some(t)) => (s.min(t), t <= s),
             };
-            if due.0 > compacted {
+            let pinned = i64::from(mutation!("compaction-takes-pinned") && !due.1);
+            if due.0 > compacted + pinned {
                 return false;
             }
             let queue = if due.1 {

@@ -134,7 +134,9 @@ fn raft_config(config: &Config, id: u64, applied: u64, seed: u64) -> ferrite_raf
         read_only: ReadOnlyOption::Safe,
         disable_proposal_forwarding: false,
         disable_conf_change_validation: false,
-        step_down_on_removal: true,
+        // A leader that was removed leads on until it stops, a second later: the last of two learns only from
+        // its heartbeats that it is alone, and could not elect anybody without it.
+        step_down_on_removal: false,
         seed: id ^ seed.rotate_left(32),
     }
 }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ferrite_apply::{ApplyError, LeaseView, ROOT, operation};
+use ferrite_apply::{ApplyError, AuthView, LeaseView, ROOT, operation};
 use ferrite_lease::{CHECKPOINTS_MAX, Expiry, Renewal};
+use ferrite_mutate::mutation;
 use ferrite_peer::{FetchError, HttpClient, HttpReply};
 use ferrite_proto::etcdserverpb::{
     InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseKeepAliveRequest,
@@ -29,7 +30,7 @@ use crate::stage::raft::{Input, Proposal};
 use crate::{Answer, Asked, Error, Node, Status};
 
 /// Pause between two passes over what is over.
-const PASS_INTERVAL: Duration = Duration::from_millis(500);
+pub const PASS_INTERVAL: Duration = Duration::from_millis(500);
 /// Leases a pass revokes at most.
 const PASS_LEASES_MAX: usize = 500;
 /// Revocations under way at once.
@@ -40,8 +41,6 @@ const NOTE_BATCHES_MAX: usize = 500;
 const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before the leader is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Ticks of silence after which this member's belief that it leads needs a quorum's confirmation.
-const SILENT_TICKS: u32 = 3;
 /// The longest answer taken from another member: it may name every key of a lease.
 const REPLY_BYTES_MAX: usize = 100 << 20;
 /// Where renewals are forwarded to.
@@ -79,15 +78,22 @@ struct State {
     over: BTreeMap<i64, Vec<oneshot::Sender<()>>>,
 }
 
-enum Attempt {
+/// What came of a renewal.
+#[derive(Debug)]
+pub enum Attempt {
+    /// The lease lives on, for this many seconds.
     Renewed(i64),
+    /// There is no such lease.
     NotFound,
+    /// This member does not judge leases.
     NotPrimary,
+    /// It is over and not revoked yet; the channel closes when it is, or when another judges.
     Over(oneshot::Receiver<()>),
 }
 
 impl Leases {
-    pub(crate) fn new(
+    /// Deadlines of the leases of `view`, none yet.
+    pub fn new(
         view: LeaseView,
         status: Arc<Status>,
         extend: Duration,
@@ -113,12 +119,13 @@ impl Leases {
     }
 
     /// Whether this member still leads in the term its deadlines belong to.
-    fn leads_in(&self, term: Option<u64>) -> bool {
-        term == Some(self.status.term()) && self.status.is_leader()
+    pub fn leads_in(&self, term: Option<u64>) -> bool {
+        let leads = term == Some(self.status.term()) && self.status.is_leader();
+        leads || mutation!("expire-when-deposed")
     }
 
     /// Follows what has been applied.
-    pub(crate) fn follow(&self, changes: &[LeaseChange], now: Instant) {
+    pub fn follow(&self, changes: &[LeaseChange], now: Instant) {
         let now = self.clock(now);
         let mut state = self.state.lock();
         for change in changes {
@@ -156,7 +163,7 @@ impl Leases {
     }
 
     /// Drops every deadline unless this member still leads in their term.
-    fn demote_if_over(&self) {
+    pub fn demote_if_over(&self) {
         let mut state = self.state.lock();
         if state.expiry.term().is_some() && !self.leads_in(state.expiry.term()) {
             state.expiry.demote();
@@ -164,7 +171,36 @@ impl Leases {
         }
     }
 
-    fn try_renew(&self, id: i64) -> Attempt {
+    /// The term this member judges leases in, if it does.
+    pub fn judges_in(&self) -> Option<u64> {
+        self.state.lock().expiry.term()
+    }
+
+    /// Some of the leases that are over. To be revoked in the very term they were judged in, once a quorum
+    /// has confirmed it; they are due again at `retry`, in case that does not come about.
+    pub fn take_expired(&self, now: Instant, retry: Instant) -> Vec<i64> {
+        let mut state = self.state.lock();
+        state
+            .expiry
+            .take_expired(self.clock(now), PASS_LEASES_MAX, self.clock(retry))
+    }
+
+    /// Some of the notes of remaining times that are due, and whether there may be more.
+    pub fn take_notes(&self, now: Instant) -> (Vec<LeaseCheckpoint>, bool) {
+        let mut state = self.state.lock();
+        let due = state
+            .expiry
+            .take_checkpoints(self.clock(now), CHECKPOINTS_MAX);
+        let more = due.len() == CHECKPOINTS_MAX;
+        let notes = due
+            .into_iter()
+            .map(|(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl })
+            .collect();
+        (notes, more)
+    }
+
+    /// Tries to renew a lease by this member's own judgement.
+    pub fn try_renew(&self, id: i64, now: Instant) -> Attempt {
         let Some(lives) = self.view.lives(id) else {
             return if self.leads_in(self.state.lock().expiry.term()) {
                 Attempt::NotFound
@@ -172,7 +208,7 @@ impl Leases {
                 Attempt::NotPrimary
             };
         };
-        let now = self.clock(Instant::now());
+        let now = self.clock(now);
         let mut state = self.state.lock();
         if !self.leads_in(state.expiry.term()) {
             return Attempt::NotPrimary;
@@ -207,7 +243,7 @@ impl Leases {
     }
 
     /// When something is due next.
-    fn next_due(&self) -> Option<Instant> {
+    pub fn next_due(&self) -> Option<Instant> {
         let state = self.state.lock();
         let (over, note) = (state.expiry.next_due(), state.expiry.next_checkpoint());
         over.into_iter()
@@ -258,8 +294,9 @@ async fn at(due: Option<Instant>) {
 /// Revokes some of what is over, and notes what is left of the others.
 async fn pass(node: &Node) {
     let leases = node.leases();
-    let term = leases.state.lock().expiry.term();
-    let Some(term) = term else { return };
+    let Some(term) = leases.judges_in() else {
+        return;
+    };
     // A leader that slept may believe that it leads, and that everything is over.
     if node.linearizable().await.is_err() || !leases.leads_in(Some(term)) {
         tracing::warn!(
@@ -268,15 +305,8 @@ async fn pass(node: &Node) {
         );
         return;
     }
-    let expired = {
-        let now = Instant::now();
-        let retry = leases.clock(now + node.config().request_timeout());
-        leases
-            .state
-            .lock()
-            .expiry
-            .take_expired(leases.clock(now), PASS_LEASES_MAX, retry)
-    };
+    let now = Instant::now();
+    let expired = leases.take_expired(now, now + node.config().request_timeout());
     let mut under_way = JoinSet::new();
     for id in expired {
         if under_way.len() >= REVOKES_MAX {
@@ -297,18 +327,8 @@ async fn pass(node: &Node) {
 async fn note(node: &Node, term: u64) {
     let leases = node.leases();
     for _ in 0..NOTE_BATCHES_MAX {
-        let now = leases.clock(Instant::now());
-        let due = leases
-            .state
-            .lock()
-            .expiry
-            .take_checkpoints(now, CHECKPOINTS_MAX);
-        let last = due.len() < CHECKPOINTS_MAX;
-        if !due.is_empty() {
-            let checkpoints = due
-                .into_iter()
-                .map(|(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl })
-                .collect();
+        let (checkpoints, more) = leases.take_notes(Instant::now());
+        if !checkpoints.is_empty() {
             let request = InternalRaftRequest {
                 lease_checkpoint: Some(LeaseCheckpointRequest { checkpoints }),
                 ..InternalRaftRequest::default()
@@ -318,18 +338,40 @@ async fn note(node: &Node, term: u64) {
                 return;
             }
         }
-        if last || !leases.leads_in(Some(term)) {
+        if !more || !leases.leads_in(Some(term)) {
             return;
         }
     }
 }
 
-async fn revoke(node: &Node, term: u64, id: i64) {
-    let request = InternalRaftRequest {
+/// What revokes a lease.
+pub fn revocation(id: i64) -> InternalRaftRequest {
+    InternalRaftRequest {
         lease_revoke: Some(LeaseRevokeRequest { id }),
         ..InternalRaftRequest::default()
-    };
-    match node.propose_in_term(term, request).await {
+    }
+}
+
+/// The header of what a member proposes by itself. With authentication on it goes as root's: members of
+/// both kinds ask who wants a lease revoked.
+pub fn own_header(id: u64, auth: &AuthView) -> RequestHeader {
+    let auth = auth.state();
+    if auth.enabled() {
+        RequestHeader {
+            id,
+            username: ROOT.to_owned(),
+            auth_revision: auth.revision(),
+        }
+    } else {
+        RequestHeader {
+            id,
+            ..RequestHeader::default()
+        }
+    }
+}
+
+async fn revoke(node: &Node, term: u64, id: i64) {
+    match node.propose_in_term(term, revocation(id)).await {
         // Somebody else revoked it meanwhile.
         Ok(_) | Err(Error::Apply(ApplyError::LeaseNotFound)) => {}
         Err(error) => {
@@ -365,23 +407,10 @@ impl Node {
         &self.0.leases
     }
 
-    /// Puts a request into the log, if this member leads in this term when the request gets there. With
-    /// authentication on it goes as root's: members of both kinds ask who wants a lease revoked.
+    /// Puts a request into the log, if this member leads in this term when the request gets there.
     async fn propose_in_term(&self, term: u64, mut request: InternalRaftRequest) -> Answer {
         let id = self.next_id();
-        let auth = self.auth().state();
-        request.header = Some(if auth.enabled() {
-            RequestHeader {
-                id,
-                username: ROOT.to_owned(),
-                auth_revision: auth.revision(),
-            }
-        } else {
-            RequestHeader {
-                id,
-                ..RequestHeader::default()
-            }
-        });
+        request.header = Some(own_header(id, self.auth()));
         let proposal = Proposal {
             id,
             data: Bytes::from(request.encode_to_vec()),
@@ -399,7 +428,7 @@ impl Node {
     /// quorum's word otherwise.
     async fn confirms_leadership(&self) -> bool {
         let status = self.status();
-        if status.silent_for(Instant::now()) > self.0.config.tick * SILENT_TICKS
+        if !status.is_fresh(Instant::now(), self.0.config.tick)
             && self.linearizable().await.is_err()
         {
             return false;
@@ -422,7 +451,7 @@ impl Node {
     /// Renews a lease on this member. For one that is over this waits until it is gone.
     async fn renew_here(&self, id: i64) -> Result<i64, Error> {
         loop {
-            match self.0.leases.try_renew(id) {
+            match self.0.leases.try_renew(id, Instant::now()) {
                 Attempt::NotFound => return Err(Error::Apply(ApplyError::LeaseNotFound)),
                 Attempt::NotPrimary => return Err(Error::NotPrimary),
                 Attempt::Over(gone) => {

@@ -15,7 +15,7 @@ pub mod leases;
 pub mod port;
 mod published;
 pub mod queue;
-mod reconfigure;
+pub mod reconfigure;
 pub mod recover;
 pub mod resolve;
 pub mod rewrite;

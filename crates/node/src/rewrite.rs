@@ -157,6 +157,7 @@ impl Rewrite {
         old: &Engine,
         options: DatabaseOptions,
     ) -> Result<Engine, RewriteError> {
+        self.settle().map_err(kept)?;
         if !options.no_sync {
             self.new.db().make_durable().map_err(kept)?;
         }
@@ -177,6 +178,28 @@ impl Rewrite {
             "finished defragmenting directory"
         );
         Ok(self.new)
+    }
+
+    /// Commits once more without changing anything. A file has two headers, and the older one names what was
+    /// before the last commit: while that is an unfinished copy, damage to the newer one would bring it back.
+    fn settle(&self) -> Result<(), BoltError> {
+        for name in &self.buckets {
+            let mut first = None;
+            let Some(bucket) = self.new.db().begin_read()?.bucket(name)? else {
+                continue;
+            };
+            bucket.scan(&[], None, &mut |key, value| {
+                first = Some((key.to_vec(), value.to_vec()));
+                ControlFlow::Break(())
+            })?;
+            if let Some((key, value)) = first {
+                let mut tx = self.new.db().begin_write()?;
+                tx.bucket_mut(name)?.put(&key, &value)?;
+                tx.commit()?;
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Gives the copy up.

@@ -9,6 +9,9 @@ use tokio::sync::watch;
 
 use crate::stage::raft::Leadership;
 
+/// Ticks of silence after which this member's belief that it leads needs a quorum's confirmation.
+const SILENT_TICKS: u32 = 3;
+
 /// What the consensus core says of itself, for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CoreView {
@@ -45,6 +48,13 @@ pub struct Status {
 
 impl Default for Status {
     fn default() -> Self {
+        Status::new(Instant::now())
+    }
+}
+
+impl Status {
+    /// Nothing known yet; `origin` is any moment before the first that is published.
+    pub fn new(origin: Instant) -> Self {
         Status {
             leader: AtomicU64::new(0),
             term: AtomicU64::new(0),
@@ -57,13 +67,11 @@ impl Default for Status {
             leader_watch: watch::Sender::new(0),
             matched: Mutex::new(BTreeMap::new()),
             core: Mutex::default(),
-            origin: Instant::now(),
+            origin,
             seen: AtomicU64::new(0),
         }
     }
-}
 
-impl Status {
     /// Publishes what the raft stage says, and when.
     pub fn publish(&self, seen: &Leadership, now: Instant) {
         self.seen.store(self.since_origin(now), Ordering::Release);
@@ -143,6 +151,12 @@ impl Status {
             self.since_origin(now)
                 .saturating_sub(self.seen.load(Ordering::Acquire)),
         )
+    }
+
+    /// Whether this member may answer as the leader without asking a quorum first: not when its raft thread
+    /// has been silent for so long that another may lead by now.
+    pub fn is_fresh(&self, now: Instant, tick: Duration) -> bool {
+        self.silent_for(now) <= tick * SILENT_TICKS
     }
 
     /// Publishes how far each member's log matches the leader's, on the leader; empty elsewhere.

@@ -55,6 +55,17 @@ impl State {
     }
 }
 
+/// What a stream has to do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Send all of these, in order.
+    Deliver(Vec<Delivery>),
+    /// Wait to be woken.
+    Idle,
+    /// Ask again: some history was read, and nothing of it is wanted.
+    Again,
+}
+
 /// Why a stream cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {
@@ -69,7 +80,12 @@ pub enum WatchError {
 impl WatchHub {
     /// A hub over the store, without watchers.
     pub fn new(store: Arc<Store>) -> Self {
-        let registry = Registry::new(Limits::default(), store.current_revision());
+        WatchHub::with_limits(store, Limits::default())
+    }
+
+    /// As [`WatchHub::new`], with other limits on what waits for slow streams.
+    pub fn with_limits(store: Arc<Store>, limits: Limits) -> Self {
+        let registry = Registry::new(limits, store.current_revision());
         WatchHub(Arc::new(Inner {
             store,
             state: Mutex::new(State {
@@ -202,23 +218,37 @@ impl WatchStream {
             if std::mem::take(&mut self.rest) {
                 tokio::task::yield_now().await;
             }
-            let work = {
-                let mut state = self.hub.0.state.lock();
-                if state.closed {
-                    return Err(WatchError::Stopped);
-                }
-                state.registry.take(self.id)
-            };
-            match work {
-                Work::Deliver(deliveries) => return Ok(deliveries),
-                Work::Idle => self.notify.notified().await,
-                Work::CatchUp(plan) => {
-                    self.rest = true;
-                    let deliveries = self.catch_up(plan)?;
-                    if !deliveries.is_empty() {
-                        return Ok(deliveries);
-                    }
-                }
+            match self.step()? {
+                Step::Deliver(deliveries) => return Ok(deliveries),
+                Step::Idle => self.notify.notified().await,
+                Step::Again => {}
+            }
+        }
+    }
+
+    /// One step of [`WatchStream::next`], without waiting.
+    ///
+    /// # Errors
+    /// The stream must end.
+    pub fn step(&mut self) -> Result<Step, WatchError> {
+        let work = {
+            let mut state = self.hub.0.state.lock();
+            if state.closed {
+                return Err(WatchError::Stopped);
+            }
+            state.registry.take(self.id)
+        };
+        match work {
+            Work::Deliver(deliveries) => Ok(Step::Deliver(deliveries)),
+            Work::Idle => Ok(Step::Idle),
+            Work::CatchUp(plan) => {
+                self.rest = true;
+                let deliveries = self.catch_up(plan)?;
+                Ok(if deliveries.is_empty() {
+                    Step::Again
+                } else {
+                    Step::Deliver(deliveries)
+                })
             }
         }
     }

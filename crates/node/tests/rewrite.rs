@@ -135,3 +135,26 @@ fn a_copy_given_up_leaves_nothing_and_what_a_crash_left_is_in_nobodys_way() {
     assert_eq!(names(), 1);
     assert!(contents(&new) == before);
 }
+
+/// The page of the older header is taken when the newer one is damaged. It must not name a copy in the making.
+#[test]
+fn either_header_of_a_new_file_names_all_of_it() {
+    const PAGE_BYTES: u64 = 4096;
+    for header in 0..2 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("db");
+        let old = filled(&path);
+        let before = contents(&old);
+        let new = rewrite::at_once(&Disk::real(), &path, &old, OPTIONS).expect("a new file");
+        let page = u64::try_from(new.db().page_size()).unwrap_or(PAGE_BYTES);
+        drop((old, new));
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .expect("the file");
+        let inside = header * page + 16 + 24;
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xa5; 8], inside).expect("damage");
+        let found = Engine::open(&path, OPTIONS).expect("the other header");
+        assert!(contents(&found) == before, "without header {header}");
+    }
+}

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use ferrite_mutate::mutation;
+
 /// How a vote stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VoteResult {
@@ -25,7 +27,7 @@ impl MajorityConfig {
         if self.0.is_empty() {
             return u64::MAX;
         }
-        let majority = self.0.len() / 2 + 1;
+        let majority = self.0.len() / 2 + 1 - usize::from(mutation!("commit-by-minority"));
         // Voters are few: asking, for each one's index, how many reach it costs less than sorting a copy.
         let mut committed = 0;
         for &candidate in &self.0 {

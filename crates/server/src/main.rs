@@ -8,6 +8,12 @@ use ferrite_server::flags::{self, FlagError, Values};
 use ferrite_server::run::{GIT_SHA, Outcome, RunError, run};
 use ferrite_server::{config, log, proxy, sys, system};
 
+// What ships makes no mistakes on purpose.
+const _: () = assert!(
+    !ferrite_mutate::ON || cfg!(debug_assertions),
+    "a release build with the feature of deliberate mistakes"
+);
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

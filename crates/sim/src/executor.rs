@@ -2,16 +2,21 @@
 //! time, with a crash possible before each.
 
 use ferrite_mvcc::schema;
+use ferrite_node::Event as NodeEvent;
 use ferrite_node::stage::raft::{ApplyJob, Input, PersistJob, Persisted};
 use ferrite_node::stage::{apply, commit, log, raft};
 use ferrite_proto::raftpb::{Message, MessageType};
 
 use crate::member::{Running, Unfinished, name};
+use crate::model::News;
 use crate::mutation::Mutation;
 use crate::world::{Event, Stage, World};
 
 /// A member rewrites its database when a commit ends at an index that this divides.
 const REWRITE_EVERY: u64 = 5;
+
+/// A member that was removed stops so long after it has learned so.
+const LEAVES_AFTER_US: u64 = 1_000_000;
 
 impl World {
     fn running(&mut self, place: usize) -> Option<&mut Running> {
@@ -43,7 +48,7 @@ impl World {
         }
     }
 
-    fn push_commit(&mut self, place: usize, input: commit::Input) {
+    pub(crate) fn push_commit(&mut self, place: usize, input: commit::Input) {
         let Some(running) = self.running(place) else {
             return;
         };
@@ -73,7 +78,7 @@ impl World {
         };
         if running.turn_at.is_none_or(|known| at < known) {
             running.turn_at = Some(at);
-            let wait = self.until(at);
+            let wait = self.until(place, at);
             self.schedule(place, Stage::Turn, wait, wait + 100);
         }
     }
@@ -102,6 +107,9 @@ impl World {
         if self.members[place].armed.writes {
             self.stats.count("crashes at a write");
             self.crash(place);
+        } else if self.members[place].full {
+            self.stats.count("crashes at a full disk");
+            self.crash(place);
         } else {
             self.fail(format!("{}: {reason}", name(place)));
         }
@@ -128,14 +136,36 @@ impl World {
     }
 
     fn run_raft(&mut self, place: usize) {
+        let now = self.instant(place);
         let Some(running) = self.members[place].running.as_mut() else {
             return;
         };
         running.raft_due = false;
+        let before = running.stages.raft.leadership();
         let inputs = std::mem::take(&mut running.raft_in);
         let effects = running.stages.raft.step(inputs);
         let seen = running.stages.raft.leadership();
+        // Before anything of it leaves.
+        running.status.publish(&seen, now);
         let leads = seen.is_leader.then_some(seen.term);
+        let core = running.stages.raft.core();
+        let counted = before.is_leader
+            && seen.is_leader
+            && before.term == seen.term
+            && before.committed < seen.committed;
+        // A leader counts acknowledgements of its own term's entries only: those before come with them.
+        if counted
+            && core
+                .entry_term(seen.committed)
+                .is_ok_and(|term| term != seen.term)
+        {
+            let index = seen.committed;
+            self.fail(format!(
+                "{} commits entry {index}, of an older term, by counting",
+                name(place)
+            ));
+            return;
+        }
         if leads.is_some() && leads != running.led {
             self.stats.count("elections won");
             if let Err(reason) = self.safety.elected(running.stages.raft.core(), &self.model) {
@@ -172,8 +202,9 @@ impl World {
                 return;
             }
             for entry in &job.entries {
-                if let Err(reason) = self.model.commit(entry, term) {
-                    self.fail(format!("{}: {reason}", name(place)));
+                match self.model.commit(entry, term) {
+                    Ok(news) => self.heard(&news),
+                    Err(reason) => self.fail(format!("{}: {reason}", name(place))),
                 }
             }
             self.apply_later(place, job);
@@ -199,6 +230,26 @@ impl World {
         }
         for id in effects.dropped {
             self.refused(id);
+        }
+    }
+
+    /// What an entry that was committed just now means for others than its client.
+    fn heard(&mut self, news: &News) {
+        if let Some(place) = news.added.and_then(|id| self.place_of(id))
+            && place >= self.plan.founders
+        {
+            self.stats.count("members added");
+            let after = self.rng.range(10_000, 1_000_000);
+            self.start_after(place, after);
+        }
+        if let Some(id) = news.promoted {
+            self.learner_promoted(id);
+        }
+        if let Some((lease, ttl_seconds)) = news.granted {
+            self.lease_begins(lease, ttl_seconds);
+        }
+        if let Some((lease, request)) = news.revoked {
+            self.lease_ends(lease, request);
         }
     }
 
@@ -366,7 +417,7 @@ impl World {
         };
         running.apply_due = false;
         let inputs = std::mem::take(&mut running.apply_in);
-        let now = self.instant();
+        let now = self.instant(place);
         for input in inputs {
             let Some(running) = self.running(place) else {
                 return;
@@ -385,7 +436,7 @@ impl World {
     }
 
     fn turn(&mut self, place: usize) {
-        let now = self.instant();
+        let now = self.instant(place);
         let Some(running) = self.running(place) else {
             return;
         };
@@ -400,6 +451,12 @@ impl World {
             && let Err(reason) = self.judge_applied(place)
         {
             self.fail(format!("{}: {reason}", name(place)));
+        }
+        let now = self.instant(place);
+        if let Some(running) = self.running(place)
+            && !effects.leases.is_empty()
+        {
+            running.leases.follow(&effects.leases, now);
         }
         for (id, answer) in &effects.answers {
             if !self.goes_on(place) {
@@ -416,6 +473,22 @@ impl World {
         {
             for reader in running.applied.advance(progress.index) {
                 self.read(place, reader);
+            }
+        }
+        if !effects.watch.is_empty() {
+            if !self.goes_on(place) {
+                return;
+            }
+            if let Some(running) = self.running(place) {
+                running.hub.publish(effects.watch);
+            }
+        }
+        let mut removed = false;
+        for event in effects.events {
+            match event {
+                NodeEvent::NoSpace { .. } => self.raise_no_space(place),
+                NodeEvent::RemovedSelf => removed = true,
+                NodeEvent::FirstOfTerm | NodeEvent::ClusterAttributes => {}
             }
         }
         for input in effects.commit {
@@ -440,6 +513,10 @@ impl World {
         }
         if effects.replace_peers {
             self.stats.count("databases installed");
+        }
+        if removed {
+            let life = self.members[place].life;
+            self.after(LEAVES_AFTER_US, Event::Leave(place, life));
         }
     }
 
@@ -470,11 +547,18 @@ impl World {
             .hash_kv(0)
             .map_err(|error| error.to_string())?;
         let seen = (hash.hash, hash.compact_revision);
+        let digest = crate::digest::of(applier);
         self.stats.count("hashes compared");
         let first = *self.hashes.entry(index).or_insert(seen);
         if first != seen {
             return Err(format!(
                 "has hash {seen:?} at index {index}, another member {first:?}"
+            ));
+        }
+        let first = self.digests.entry(index).or_insert_with(|| digest.clone());
+        if *first != digest {
+            return Err(format!(
+                "has state {digest} at index {index}, another member {first}"
             ));
         }
         Ok(())
@@ -542,7 +626,7 @@ impl World {
     }
 
     fn end_commit(&mut self, place: usize) {
-        let now = self.instant();
+        let now = self.instant(place);
         let Some(running) = self.running(place) else {
             return;
         };

@@ -1,19 +1,27 @@
-//! A seeded simulator: a cluster of three members made of the driver's production stages, in one
-//! thread, with a simulated network, disk and clock, and checkers that judge every step.
+//! A seeded simulator: whole clusters made of the driver's production stages, in one thread, with a simulated
+//! network, disks and clocks, and judges who look at every step.
 //!
 //! A run is a pure function of its seed. [`run`] is the door; [`world`] is the scheduler, [`member`] a
-//! member and its disk, [`plan`] what goes wrong, [`model`] and [`safety`] the judges, [`mutation`]
-//! the mistakes that show that they judge.
+//! member and its disk, [`plan`] what goes wrong, [`model`] and [`safety`] the judges of every step, `history`
+//! the judge who knows nothing but what clients saw; [`mutation`] the mistakes that show that they judge.
 
 mod clients;
+mod clock;
+mod digest;
+mod end;
 mod executor;
+mod faults;
+mod history;
+mod leases;
 pub mod member;
 pub mod model;
 pub mod mutation;
 mod network;
+mod operator;
 pub mod plan;
 pub mod prng;
 pub mod safety;
+mod watchers;
 pub mod world;
 
 pub use mutation::Mutation;
@@ -32,10 +40,29 @@ pub struct Report {
     pub violation: Option<String>,
 }
 
-/// Runs one seed. A panic of production code is a violation like any other.
+/// The command that repeats a seed.
+pub fn replay(seed: u64, mutation: Option<Mutation>) -> String {
+    let features = match mutation {
+        Some(Mutation::Inside(_)) => " --features mutations",
+        _ => "",
+    };
+    let mutation = mutation.map_or_else(String::new, |mutation| {
+        format!(" --mutation {}", mutation.name())
+    });
+    format!(
+        "cargo run --profile sim -p ferrite-sim{features} -- --start {seed} --seeds 1{mutation}"
+    )
+}
+
+/// Runs one seed. A panic of production code is a violation like any other (where panics unwind).
 pub fn run(seed: u64, mutation: Option<Mutation>) -> Report {
+    let inside = match mutation {
+        Some(Mutation::Inside(name)) => Some(name),
+        _ => None,
+    };
+    ferrite_mutate::make(inside);
     let run = || world::World::new(seed, mutation).run();
-    std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+    let report = std::panic::catch_unwind(run).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
             .map(String::as_str)
@@ -47,5 +74,7 @@ pub fn run(seed: u64, mutation: Option<Mutation>) -> Report {
             trace: 0,
             violation: Some(format!("panicked: {text}")),
         }
-    })
+    });
+    ferrite_mutate::make(None);
+    report
 }

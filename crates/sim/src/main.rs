@@ -1,28 +1,34 @@
-//! `ferrite-sim --seeds N [--start S] [--mutation NAME]`: runs simulations, one line each, and says how
-//! to replay what fails.
+//! `ferrite-sim --seeds N [--start S] [--threads T] [--mutation NAME]`: runs simulations, several at a time, each
+//! in one thread, and says how to replay what fails.
 #![allow(clippy::print_stdout)] // a program for the command line
 
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use ferrite_sim::{Mutation, Stats, run};
+use ferrite_sim::{Mutation, Stats, replay, run};
 
-const USAGE: &str = "usage: ferrite-sim [--seeds N] [--start S] [--mutation NAME] [--quiet]";
+const USAGE: &str =
+    "usage: ferrite-sim [--seeds N] [--start S] [--threads T] [--mutation NAME] [--verbose]";
+/// How often progress is told.
+const TELL_EVERY: u64 = 500;
 
 struct Options {
     seeds: u64,
     start: u64,
+    threads: usize,
     mutation: Option<Mutation>,
-    quiet: bool,
+    verbose: bool,
 }
 
 fn parse() -> Result<Options, String> {
     let mut options = Options {
         seeds: 1,
         start: 1,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
         mutation: None,
-        quiet: false,
+        verbose: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
@@ -30,14 +36,16 @@ fn parse() -> Result<Options, String> {
         match flag.as_str() {
             "--seeds" => options.seeds = number(&value()?)?,
             "--start" => options.start = number(&value()?)?,
-            "--quiet" => options.quiet = true,
+            "--threads" => {
+                options.threads = usize::try_from(number(&value()?)?).unwrap_or(1).max(1);
+            }
+            "--verbose" => options.verbose = true,
             "--mutation" => {
                 let name = value()?;
-                let found = Mutation::ALL
-                    .into_iter()
-                    .find(|known| format!("{known:?}") == name);
-                options.mutation =
-                    Some(found.ok_or_else(|| format!("no mutation {name}: {:?}", Mutation::ALL))?);
+                options.mutation = Some(
+                    Mutation::named(&name)
+                        .ok_or_else(|| format!("no mutation {name}: {}", names()))?,
+                );
             }
             _ => return Err(format!("unknown flag {flag}")),
         }
@@ -45,15 +53,21 @@ fn parse() -> Result<Options, String> {
     Ok(options)
 }
 
-/// The seed under way.
-static SEED: AtomicU64 = AtomicU64::new(0);
-
-fn replay(seed: u64, mutation: &str) -> String {
-    format!("replay: cargo run --release -p ferrite-sim -- --start {seed} --seeds 1{mutation}")
+fn names() -> String {
+    let names: Vec<String> = Mutation::all().map(|known| known.name()).collect();
+    names.join(", ")
 }
 
 fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("{text} is not a number"))
+}
+
+#[derive(Default)]
+struct Sum {
+    stats: Stats,
+    failed: u64,
+    done: u64,
+    simulated_us: u64,
 }
 
 fn main() -> ExitCode {
@@ -65,47 +79,64 @@ fn main() -> ExitCode {
         }
     };
     let began = Instant::now();
-    // A release build aborts at a panic: what replays it must be said before.
-    let mutation = options
-        .mutation
-        .map_or_else(String::new, |mutation| format!(" --mutation {mutation:?}"));
-    let mutation_too = mutation.clone();
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        println!("{}", replay(SEED.load(Ordering::Relaxed), &mutation_too));
-        before(panic);
-    }));
-    let mut stats = Stats::default();
-    let mut failed = 0;
-    let mut simulated_us = 0;
-    for seed in options.start..options.start.saturating_add(options.seeds) {
-        SEED.store(seed, Ordering::Relaxed);
-        let report = run(seed, options.mutation);
-        stats.add(&report.stats);
-        simulated_us += report.simulated_us;
-        let seconds = report.simulated_us / 1_000_000;
-        match &report.violation {
-            Some(reason) => {
-                failed += 1;
-                println!("seed {seed}: FAILED {reason}");
-                println!("{}", replay(seed, &mutation));
-            }
-            None if !options.quiet => {
-                println!("seed {seed}: {seconds} s simulated: {}", report.stats)
-            }
-            None => {}
+    let next = AtomicU64::new(options.start);
+    let end = options.start.saturating_add(options.seeds);
+    let sum = Mutex::new(Sum::default());
+    std::thread::scope(|scope| {
+        for _ in 0..options.threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    one(seed, &options, &sum, began);
+                }
+            });
         }
-    }
+    });
+    let sum = sum.into_inner().unwrap_or_default();
     println!(
-        "{} seeds, {failed} failed, {} s simulated in {:.1} s",
-        options.seeds,
-        simulated_us / 1_000_000,
+        "{} seeds ({} to {}), {} failed, {:.1} hours simulated in {:.1} s",
+        sum.done,
+        options.start,
+        end - 1,
+        sum.failed,
+        sum.simulated_us as f64 / 3.6e9,
         began.elapsed().as_secs_f64()
     );
-    println!("{stats}");
-    if failed == 0 {
+    println!("{}", sum.stats);
+    if sum.failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn one(seed: u64, options: &Options, sum: &Mutex<Sum>, began: Instant) {
+    let report = run(seed, options.mutation);
+    let Ok(mut sum) = sum.lock() else { return };
+    sum.stats.add(&report.stats);
+    sum.simulated_us += report.simulated_us;
+    sum.done += 1;
+    let seconds = report.simulated_us / 1_000_000;
+    match &report.violation {
+        Some(reason) => {
+            sum.failed += 1;
+            println!("seed {seed}: FAILED {reason}");
+            println!("replay: {}", replay(seed, options.mutation));
+        }
+        None if options.verbose => {
+            println!("seed {seed}: {seconds} s simulated: {}", report.stats);
+        }
+        None => {}
+    }
+    if sum.done.is_multiple_of(TELL_EVERY) {
+        println!(
+            "{} seeds done, {} failed, {:.0} s",
+            sum.done,
+            sum.failed,
+            began.elapsed().as_secs_f64()
+        );
     }
 }

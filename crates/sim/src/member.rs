@@ -6,16 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferrite_node::Status;
 use ferrite_node::assemble::{Stages, assemble};
 use ferrite_node::disk::Disk;
+use ferrite_node::leases::Leases;
 use ferrite_node::recover::recover_on;
 use ferrite_node::snapshot::Transfers;
 use ferrite_node::stage::{apply, commit, log, raft};
 use ferrite_node::wait::AppliedIndex;
-use ferrite_node::{Config, StartError, Upkeep};
+use ferrite_node::watch_hub::WatchHub;
+use ferrite_node::{Config, RemoteCluster, StartError, Upkeep};
 use ferrite_wal::fs::Fs;
 use ferrite_wal::memfs::MemFs;
+use ferrite_watch::Limits as WatchLimits;
 
+use crate::clock::Clock;
 use crate::mutation::{LyingFs, Mutation};
 use crate::plan::Plan;
 use crate::safety::{Shadow, shadow_of};
@@ -56,6 +61,16 @@ pub struct Member {
     pub armed: Armed,
     /// Stands still until then, in microseconds.
     pub paused_until: u64,
+    /// Its clock.
+    pub clock: Clock,
+    /// A start of it is in the calendar.
+    pub starting: bool,
+    /// Its disk is full for now.
+    pub full: bool,
+    /// A bit of its disk has flipped, and it has not started since.
+    pub flipped: bool,
+    /// It was found to be damaged, or to be no member any more: it never starts again.
+    pub gone: bool,
 }
 
 /// What may not be done by the log or commit stage before its time is over.
@@ -106,6 +121,12 @@ pub struct Running {
     pub revision: i64,
     /// Whether it led when last looked at, and in which term.
     pub led: Option<u64>,
+    /// What everybody may know of raft.
+    pub status: Arc<Status>,
+    /// Deadlines of leases.
+    pub leases: Arc<Leases>,
+    /// Watchers.
+    pub hub: WatchHub,
 }
 
 /// Name of a member by its place.
@@ -113,10 +134,15 @@ pub fn name(place: usize) -> String {
     format!("m{place}")
 }
 
+/// Where the member of this place is reached by the others.
+pub fn peer_url(place: usize) -> String {
+    format!("http://10.0.0.{place}:2380")
+}
+
 /// The `--initial-cluster` of this many members.
 pub fn initial_cluster(members: usize) -> String {
     (0..members)
-        .map(|place| format!("{}=http://10.0.0.{place}:2380", name(place)))
+        .map(|place| format!("{}={}", name(place), peer_url(place)))
         .collect::<Vec<_>>()
         .join(",")
 }
@@ -132,7 +158,7 @@ impl Member {
         mutation: Option<Mutation>,
     ) -> Result<Member, String> {
         let disk = MemFs::new(seed);
-        let config = config(place, members, plan);
+        let config = config(place, initial_cluster(members), plan);
         let snap_dir = config.snap_dir();
         disk.create_dir_all(&snap_dir)
             .map_err(|error| error.to_string())?;
@@ -149,6 +175,11 @@ impl Member {
             running: None,
             armed: Armed::default(),
             paused_until: 0,
+            clock: Clock::new(Instant::now(), 1000),
+            starting: false,
+            full: false,
+            flipped: false,
+            gone: false,
         })
     }
 
@@ -156,12 +187,33 @@ impl Member {
     ///
     /// # Errors
     /// Why it cannot start.
-    pub fn start(&mut self, seed: u64, plan: &Plan, now: Instant) -> Result<(), StartError> {
+    pub fn start(
+        &mut self,
+        seed: u64,
+        plan: &Plan,
+        now: Instant,
+        remote: Option<RemoteCluster>,
+    ) -> Result<(), StartError> {
         self.life += 1;
-        let recovered = recover_on(&self.seen, &self.config, None)?;
+        let recovered = recover_on(&self.seen, &self.config, remote)?;
         let shadow = shadow_of(&recovered.storage);
         let applied = recovered.applier.progress().index;
         let revision = recovered.applier.store().current_revision();
+        let status = Arc::new(Status::new(now));
+        let leases = Arc::new(Leases::new(
+            recovered.applier.lessor().view(),
+            Arc::clone(&status),
+            self.config.election_timeout(),
+            self.config.upkeep.lease_checkpoint_interval,
+            now,
+        ));
+        let hub = WatchHub::with_limits(
+            Arc::clone(recovered.applier.store()),
+            WatchLimits {
+                responses: plan.watch_queue,
+                ..WatchLimits::default()
+            },
+        );
         let mut stages = assemble(&self.config, recovered, seed, self.life << 32, now)?;
         stages
             .apply
@@ -185,6 +237,9 @@ impl Member {
             shadow,
             revision,
             led: None,
+            status,
+            leases,
+            hub,
         });
         Ok(())
     }
@@ -229,14 +284,15 @@ impl Member {
     }
 }
 
-fn config(place: usize, members: usize, plan: &Plan) -> Config {
+/// What the member of this place is told.
+pub fn config(place: usize, initial_cluster: String, plan: &Plan) -> Config {
     Config {
         name: name(place),
         data_dir: Path::new("/").join(name(place)),
         wal_dir: None,
         client_urls: vec!["http://10.0.0.9:2379".into()],
-        peer_urls: vec![format!("http://10.0.0.{place}:2380")],
-        initial_cluster: initial_cluster(members),
+        peer_urls: vec![peer_url(place)],
+        initial_cluster,
         initial_cluster_token: "simulated".into(),
         new_cluster: true,
         tick: Duration::from_micros(TICK_US),
@@ -245,7 +301,7 @@ fn config(place: usize, members: usize, plan: &Plan) -> Config {
         pre_vote: plan.pre_vote,
         snapshot_count: plan.snapshot_count,
         snapshot_catchup_entries: plan.catchup_entries,
-        quota_bytes: None,
+        quota_bytes: plan.quota_bytes,
         max_request_bytes: 1 << 20,
         max_txn_ops: 128,
         batch_interval: Duration::from_micros(plan.batch_interval_us),
@@ -263,7 +319,12 @@ fn config(place: usize, members: usize, plan: &Plan) -> Config {
         token_ttl: Duration::from_secs(300),
         warn_apply: Duration::from_millis(100),
         dialer: Default::default(),
-        upkeep: Upkeep::default(),
+        upkeep: Upkeep {
+            lease_checkpoint_interval: plan.checkpoints.then_some(Duration::from_secs(1)),
+            lease_checkpoint_persist: plan.checkpoints,
+            compaction_batch_limit: plan.compaction_slice,
+            ..Upkeep::default()
+        },
         metrics: Default::default(),
     }
 }

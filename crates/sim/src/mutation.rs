@@ -1,5 +1,6 @@
-//! Deliberate mistakes, to show that the checkers see them. Each is made by the executor or by the
-//! disk around the production stages: nothing of it is in the code that ships.
+//! Deliberate mistakes, to show that the judges see them. Some are made by the executor or by the disk around
+//! the production stages; the others inside production crates, at their `mutation!`s, in builds with the
+//! feature `mutations` only: nothing of them is in the code that ships.
 
 use std::io;
 use std::path::Path;
@@ -30,22 +31,76 @@ pub enum Mutation {
     SkipEntry,
     /// A new leader's entries are applied as soon as they are appended.
     ApplyUncommitted,
+    /// One inside a production crate.
+    Inside(&'static str),
 }
 
+/// Those made around the production code.
+const OUTSIDE: [Mutation; 10] = [
+    Mutation::LogSyncLies,
+    Mutation::DatabaseSyncLies,
+    Mutation::PersistedTooEarly,
+    Mutation::ForgetVote,
+    Mutation::LoseAppliedIndex,
+    Mutation::ReadWithoutQuorum,
+    Mutation::ReadBeforeApplied,
+    Mutation::ProposeTwice,
+    Mutation::SkipEntry,
+    Mutation::ApplyUncommitted,
+];
+
+/// Those made inside it, at a `mutation!` of this name.
+const INSIDE: [&str; 27] = [
+    "append-without-term-check",
+    "vote-twice",
+    "vote-for-shorter-log",
+    "commit-old-term",
+    "commit-by-minority",
+    "read-before-term-commit",
+    "heartbeat-commits-all",
+    "accept-bad-checksum",
+    "acknowledge-before-fsync",
+    "lose-hard-state",
+    "install-does-not-wait",
+    "defragmentation-forgets",
+    "expire-when-deposed",
+    "promote-lagging",
+    "apply-twice",
+    "auth-differs",
+    "alarm-differs",
+    "revoke-leaves-keys",
+    "renewal-lost",
+    "never-expires",
+    "keys-stay-attached",
+    "tombstone-too-early",
+    "compaction-takes-pinned",
+    "catch-up-skips",
+    "full-queue-drops",
+    "progress-while-behind",
+    "reuse-under-readers",
+];
+
 impl Mutation {
-    /// All of them.
-    pub const ALL: [Mutation; 10] = [
-        Mutation::LogSyncLies,
-        Mutation::DatabaseSyncLies,
-        Mutation::PersistedTooEarly,
-        Mutation::ForgetVote,
-        Mutation::LoseAppliedIndex,
-        Mutation::ReadWithoutQuorum,
-        Mutation::ReadBeforeApplied,
-        Mutation::ProposeTwice,
-        Mutation::SkipEntry,
-        Mutation::ApplyUncommitted,
-    ];
+    /// All that this build can make.
+    pub fn all() -> impl Iterator<Item = Mutation> {
+        let inside = INSIDE.iter().filter(|_| ferrite_mutate::ON);
+        OUTSIDE
+            .into_iter()
+            .chain(inside.map(|name| Mutation::Inside(name)))
+    }
+
+    /// What it is called.
+    pub fn name(self) -> String {
+        match self {
+            Mutation::Inside(name) => name.to_owned(),
+            outside => format!("{outside:?}"),
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Mutation> {
+        Mutation::all().find(|known| known.name() == name)
+    }
 }
 
 /// A disk that may lie about fsync.

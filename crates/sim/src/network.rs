@@ -44,16 +44,23 @@ impl World {
         let once = message.msg_type() == MessageType::MsgProp;
         if !once && !calm && self.rng.per_mille(self.plan.duplicate) {
             self.stats.count("messages duplicated");
-            let delay = self.delay();
             let message = Box::new(message.clone());
-            self.after(delay, Event::Deliver { to, message });
+            self.carry(from, to, message);
         }
-        let delay = self.delay();
-        let message = Box::new(message);
-        self.after(delay, Event::Deliver { to, message });
+        self.carry(from, to, Box::new(message));
     }
 
-    fn delay(&mut self) -> u64 {
+    fn carry(&mut self, from: usize, to: usize, message: Box<Message>) {
+        let delay = self.delay() * self.slow[from][to];
+        let arrives = self.now + delay;
+        if arrives < self.arrives[from][to] {
+            self.stats.count("messages reordered");
+        }
+        self.arrives[from][to] = self.arrives[from][to].max(arrives);
+        self.after(delay, Event::Deliver { from, to, message });
+    }
+
+    pub(crate) fn delay(&mut self) -> u64 {
         let delay = self
             .rng
             .range(self.plan.delay_min_us, self.plan.delay_max_us);
@@ -130,6 +137,11 @@ impl World {
         let lost =
             self.cut[from][to] || (self.calm_since.is_none() && self.rng.per_mille(self.plan.loss));
         let mut ok = !lost && self.members[to].running.is_some();
+        let member = self.members[from].id;
+        if ok && self.knows_as_removed(to, member) {
+            ok = false;
+            self.retire(from);
+        }
         if ok {
             match self.members[to].receive(index, &database) {
                 Ok(()) => {
@@ -140,6 +152,7 @@ impl World {
                     ok = false;
                     self.crash(to);
                 }
+                Err(_) if self.members[to].full => ok = false,
                 Err(error) => self.fail(format!("saving a received database: {error}")),
             }
         }

@@ -47,10 +47,34 @@ pub struct Plan {
     pub ambush: u64,
     /// Whether members ask before they stand for election.
     pub pre_vote: bool,
+    /// Members that found the cluster.
+    pub founders: usize,
+    /// Pause between two acts of the operator; none for a cluster that is left alone.
+    pub operate_us: Option<u64>,
+    /// Whether the operator adds and removes members.
+    pub reconfigures: bool,
+    /// Whether the operator makes users and switches authentication.
+    pub auth: bool,
+    /// Bytes that the database may have, if there is a limit.
+    pub quota_bytes: Option<u64>,
+    /// How far a clock may be off, per thousand.
+    pub drift: u64,
+    /// Clients that hold leases.
+    pub lease_clients: usize,
+    /// Whether leaders write down what is left of leases.
+    pub checkpoints: bool,
+    /// Watchers.
+    pub watchers: usize,
+    /// Responses that may wait for a watcher.
+    pub watch_queue: usize,
+    /// Whether transactions compare revisions, of which a history of values knows nothing.
+    pub compares_revisions: bool,
+    /// Keys of a slice of compaction.
+    pub compaction_slice: usize,
 }
 
 /// Number of kinds of fault.
-pub const FAULTS: usize = 9;
+pub const FAULTS: usize = 15;
 
 /// Something that goes wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +97,18 @@ pub enum Fault {
     Heal,
     /// A member stands still for a while.
     Pause,
+    /// Some links are cut in both directions, whoever they connect.
+    Partial,
+    /// A link gets slow.
+    SlowLink,
+    /// A member's clock leaps ahead.
+    Jump,
+    /// A member's disk is full.
+    FullDisk,
+    /// A member is killed, and a bit of its log flips while it is down.
+    FlipLog,
+    /// As that, with a bit of the header of its database.
+    FlipDatabase,
 }
 
 const KINDS: [Fault; FAULTS] = [
@@ -85,6 +121,12 @@ const KINDS: [Fault; FAULTS] = [
     Fault::OneWay,
     Fault::Heal,
     Fault::Pause,
+    Fault::Partial,
+    Fault::SlowLink,
+    Fault::Jump,
+    Fault::FullDisk,
+    Fault::FlipLog,
+    Fault::FlipDatabase,
 ];
 
 impl Plan {
@@ -125,7 +167,7 @@ impl Plan {
             fault_every_us: rng.range(150_000, 2_500_000),
             weights,
             clients: rng.range(2, 9) as usize,
-            keys: rng.range(2, 8),
+            keys: rng.range(2, 9),
             think_us: rng.range(2_000, 100_000),
             snapshot_count: rng.range(5, 60),
             catchup_entries: rng.range(1, 20),
@@ -142,6 +184,32 @@ impl Plan {
                 rng.range(20, 400)
             },
             pre_vote: rng.per_mille(600),
+            founders: match rng.range(0, 10) {
+                0 => 1,
+                1 => 2,
+                2 => 4,
+                3 | 4 => 5,
+                _ => 3,
+            },
+            operate_us: rng.per_mille(850).then(|| rng.range(200_000, 1_500_000)),
+            reconfigures: rng.per_mille(600),
+            auth: rng.per_mille(300),
+            quota_bytes: rng.per_mille(150).then(|| rng.range(80_000, 250_000)),
+            drift: if rng.per_mille(300) {
+                0
+            } else {
+                rng.range(0, 80)
+            },
+            lease_clients: rng.range(0, 4) as usize,
+            checkpoints: rng.per_mille(250),
+            watchers: rng.range(0, 5) as usize,
+            watch_queue: if rng.per_mille(500) {
+                4_096
+            } else {
+                rng.range(1, 12) as usize
+            },
+            compares_revisions: rng.per_mille(200),
+            compaction_slice: rng.range(3, 200) as usize,
         }
     }
 
@@ -166,6 +234,11 @@ impl Stats {
     /// Counts one more.
     pub fn count(&mut self, what: &'static str) {
         *self.0.entry(what).or_default() += 1;
+    }
+
+    /// Counts several more.
+    pub fn add_to(&mut self, what: &'static str, n: u64) {
+        *self.0.entry(what).or_default() += n;
     }
 
     /// How many of a kind.

@@ -3,26 +3,32 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ferrite_membership::{Cluster, parse_initial_cluster};
+use ferrite_node::RemoteCluster;
 use ferrite_node::engine::FileState;
 use ferrite_node::stage::raft::Input;
 use ferrite_proto::raftpb::Message;
 
 use crate::Report;
-use crate::clients::Client;
+use crate::clients::{Pending, Reading};
+use crate::clock::Clock;
+use crate::history::History;
+use crate::leases::LeaseBook;
 use crate::member::{self, Member, TICK_US};
 use crate::model::Model;
 use crate::mutation::Mutation;
-use crate::plan::{Fault, Plan, Stats};
+use crate::operator::Operator;
+use crate::plan::{Plan, Stats};
 use crate::prng::Prng;
 use crate::safety::Safety;
+use crate::watchers::Watcher;
 
-/// Members of the cluster.
-pub const MEMBERS: usize = 3;
+/// Members there may ever be, those removed included.
+pub const MEMBERS_MAX: usize = 10;
 /// Once faults have stopped, the cluster must be whole again within this time.
-const CALM_MAX_US: u64 = 60_000_000;
+const CALM_MAX_US: u64 = 90_000_000;
 /// Clients go on for this long once faults have stopped.
 const CALM_CLIENTS_US: u64 = 3_000_000;
 
@@ -44,7 +50,11 @@ pub(crate) enum Event {
     /// A stage of a member in one of its lives.
     Run(usize, u64, Stage),
     /// A message arrives.
-    Deliver { to: usize, message: Box<Message> },
+    Deliver {
+        from: usize,
+        to: usize,
+        message: Box<Message>,
+    },
     /// A database has been sent as a whole.
     Transfer {
         from: usize,
@@ -62,12 +72,33 @@ pub(crate) enum Event {
     },
     /// A client's next move.
     Client(usize),
-    /// A client gives up waiting.
-    Timeout(usize, u64),
+    /// Whoever made a request gives up waiting.
+    Timeout(u64),
+    /// A lease client's next move.
+    LeaseClient(usize),
+    /// A renewal reaches the member that is taken for the leader.
+    Renew {
+        client: usize,
+        place: usize,
+        lease: i64,
+        asked_us: u64,
+    },
+    /// A member looks for leases that are over.
+    LeasePass(usize, u64),
+    /// A watcher's next move.
+    Watch(usize),
+    /// The operator's next move.
+    Operate,
+    /// A member publishes its name, unless it has.
+    Publish(usize, u64),
     /// A member starts again.
     Start(usize),
+    /// A member that was removed stops.
+    Leave(usize, u64),
     /// Something goes wrong.
     Fault,
+    /// A disk has room again.
+    Room(usize),
     /// Nothing goes wrong any more.
     Calm,
 }
@@ -84,8 +115,19 @@ pub struct World {
     pub(crate) members: Vec<Member>,
     pub(crate) cluster_id: u64,
     /// `cut[from][to]`: nothing gets through.
-    pub(crate) cut: [[bool; MEMBERS]; MEMBERS],
-    pub(crate) clients: Vec<Client>,
+    pub(crate) cut: [[bool; MEMBERS_MAX]; MEMBERS_MAX],
+    /// How many times slower a link is.
+    pub(crate) slow: [[u64; MEMBERS_MAX]; MEMBERS_MAX],
+    /// When the last message sent over a link arrives.
+    pub(crate) arrives: [[u64; MEMBERS_MAX]; MEMBERS_MAX],
+    /// Requests under way.
+    pub(crate) pending: BTreeMap<u64, Pending>,
+    /// Whoever waits for a linearizable read.
+    pub(crate) reading: BTreeMap<u64, Reading>,
+    pub(crate) history: History,
+    pub(crate) book: LeaseBook,
+    pub(crate) watchers: Vec<Watcher>,
+    pub(crate) operator: Operator,
     pub(crate) next_id: u64,
     /// The largest revision any client has seen.
     pub(crate) frontier: i64,
@@ -95,6 +137,8 @@ pub struct World {
     pub(crate) safety: Safety,
     /// Applied index → hash of the store and its compacted revision.
     pub(crate) hashes: BTreeMap<u64, (u32, i64)>,
+    /// Applied index → what else of the state must be equal.
+    pub(crate) digests: BTreeMap<u64, String>,
     pub(crate) stats: Stats,
     pub(crate) violation: Option<String>,
     trace: u64,
@@ -113,8 +157,15 @@ impl World {
             scheduled: 0,
             members: Vec::new(),
             cluster_id: 0,
-            cut: [[false; MEMBERS]; MEMBERS],
-            clients: Vec::new(),
+            cut: Default::default(),
+            slow: [[1; MEMBERS_MAX]; MEMBERS_MAX],
+            arrives: Default::default(),
+            pending: BTreeMap::new(),
+            reading: BTreeMap::new(),
+            history: History::default(),
+            book: LeaseBook::default(),
+            watchers: Vec::new(),
+            operator: Operator::default(),
             next_id: 1,
             frontier: 0,
             calm_since: None,
@@ -122,6 +173,7 @@ impl World {
             model: Model::default(),
             safety: Safety::default(),
             hashes: BTreeMap::new(),
+            digests: BTreeMap::new(),
             stats: Stats::default(),
             violation: None,
             trace: seed,
@@ -137,37 +189,62 @@ impl World {
     }
 
     fn found(&mut self) -> Result<(), String> {
-        let pairs = parse_initial_cluster(&member::initial_cluster(MEMBERS))
+        let founders = self.plan.founders;
+        let pairs = parse_initial_cluster(&member::initial_cluster(founders))
             .map_err(|error| error.to_string())?;
         let cluster = Cluster::from_initial_cluster("simulated", &pairs)
             .map_err(|error| error.to_string())?;
         self.cluster_id = cluster.id;
-        for place in 0..MEMBERS {
+        for place in 0..founders {
             let id = cluster
                 .member_by_name(&member::name(place))
                 .map(|found| found.id)
                 .ok_or("a member has no ID")?;
-            let seed = self.rng.draw();
-            self.members.push(Member::new(
-                place,
-                MEMBERS,
-                id,
-                &self.plan,
-                seed,
-                self.mutation,
-            )?);
+            let member = self.make(id)?;
+            self.members.push(member);
             let after = self.rng.range(0, 200_000);
-            self.after(after, Event::Start(place));
+            self.start_after(place, after);
         }
-        for place in 0..self.plan.clients {
-            self.clients.push(Client::default());
+        for client in 0..self.plan.clients {
             let after = self.rng.range(500_000, 2_000_000);
-            self.after(after, Event::Client(place));
+            self.after(after, Event::Client(client));
+        }
+        for client in 0..self.plan.lease_clients {
+            self.book.clients.push(Default::default());
+            let after = self.rng.range(500_000, 3_000_000);
+            self.after(after, Event::LeaseClient(client));
+        }
+        for watcher in 0..self.plan.watchers {
+            let drawn = Watcher::draw(&mut self.rng, self.plan.keys);
+            self.watchers.push(drawn);
+            let after = self.rng.range(300_000, 3_000_000);
+            self.after(after, Event::Watch(watcher));
+        }
+        if let Some(pause) = self.plan.operate_us {
+            self.after(1_500_000 + pause, Event::Operate);
         }
         let first = self.rng.range(0, 3_000_000);
         self.after(first, Event::Fault);
         self.after(self.plan.rough_us, Event::Calm);
         Ok(())
+    }
+
+    /// A member for the next place, with a disk and a clock of its own.
+    pub(crate) fn make(&mut self, id: u64) -> Result<Member, String> {
+        let place = self.members.len();
+        let seed = self.rng.draw();
+        let mut member = Member::new(
+            place,
+            self.plan.founders,
+            id,
+            &self.plan,
+            seed,
+            self.mutation,
+        )?;
+        let drift = self.plan.drift;
+        let rate = self.rng.range(1000 - drift, 1001 + drift);
+        member.clock = Clock::new(self.base, rate);
+        Ok(member)
     }
 
     /// Runs to the end, or to the first violation.
@@ -225,13 +302,13 @@ impl World {
         self.calendar.insert((self.now + us, self.scheduled), event);
     }
 
-    pub(crate) fn instant(&self) -> Instant {
-        self.base + Duration::from_micros(self.now)
+    /// What a member's clock shows.
+    pub(crate) fn instant(&self, place: usize) -> Instant {
+        self.members[place].clock.at(self.now)
     }
 
-    pub(crate) fn until(&self, at: Instant) -> u64 {
-        let us = at.saturating_duration_since(self.instant()).as_micros();
-        u64::try_from(us).unwrap_or(u64::MAX)
+    pub(crate) fn until(&self, place: usize, at: Instant) -> u64 {
+        self.members[place].clock.until(at, self.now)
     }
 
     pub(crate) fn place_of(&self, id: u64) -> Option<usize> {
@@ -240,6 +317,36 @@ impl World {
 
     pub(crate) fn lives(&self, place: usize, life: u64) -> bool {
         self.members[place].running.is_some() && self.members[place].life == life
+    }
+
+    /// Whether a member belongs to the cluster.
+    pub(crate) fn belongs(&self, place: usize) -> bool {
+        self.model.members().contains_key(&self.members[place].id)
+    }
+
+    /// A running member by chance.
+    pub(crate) fn some_running(&mut self) -> Option<usize> {
+        let running: Vec<usize> = (0..self.members.len())
+            .filter(|place| self.members[*place].running.is_some())
+            // One that was removed and does not know it answers nobody once the network is whole.
+            .filter(|place| self.calm_since.is_none() || self.belongs(*place))
+            .collect();
+        if running.is_empty() {
+            return None;
+        }
+        Some(running[self.rng.below(running.len())])
+    }
+
+    /// Who believes that it leads; the one of the highest term.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        (0..self.members.len())
+            .filter_map(|place| {
+                let running = self.members[place].running.as_ref()?;
+                let seen = running.stages.raft.leadership();
+                seen.is_leader.then_some((seen.term, place))
+            })
+            .max()
+            .map(|(_, place)| place)
     }
 
     fn happen(&mut self, event: Event) {
@@ -254,11 +361,17 @@ impl World {
                     self.run_stage(place, life, stage);
                 }
             }
-            Event::Deliver { to, message } => {
-                if self.members[to].running.is_some() {
-                    self.note(message.index ^ message.term);
-                    self.push_raft(to, Input::Peer(*message));
+            Event::Deliver { from, to, message } => {
+                if self.members[to].running.is_none() {
+                    return;
                 }
+                // Whoever was removed is told so, and ends.
+                if self.knows_as_removed(to, message.from) {
+                    self.retire(from);
+                    return;
+                }
+                self.note(message.index ^ message.term);
+                self.push_raft(to, Input::Peer(*message));
             }
             Event::Transfer {
                 from,
@@ -269,7 +382,7 @@ impl World {
             } => self.transfer(from, life, to, *message, &view),
             Event::TransferEnded { from, life, id, ok } => {
                 if self.lives(from, life) {
-                    let now = self.instant();
+                    let now = self.instant(from);
                     if let Some(running) = &self.members[from].running {
                         running.transfers.end(now);
                     }
@@ -277,11 +390,64 @@ impl World {
                 }
             }
             Event::Client(client) => self.client_moves(client),
-            Event::Timeout(client, request) => self.client_gives_up(client, request),
+            Event::Timeout(request) => self.gives_up(request),
+            Event::LeaseClient(client) => self.lease_client_moves(client),
+            Event::Renew {
+                client,
+                place,
+                lease,
+                asked_us,
+            } => self.renewal_arrives(client, place, lease, asked_us),
+            Event::LeasePass(place, life) => self.lease_pass(place, life),
+            Event::Watch(watcher) => self.watcher_moves(watcher),
+            Event::Operate => self.operate(),
+            Event::Publish(place, life) => self.publish(place, life),
             Event::Start(place) => self.start(place),
+            Event::Leave(place, life) => self.leaves(place, life),
             Event::Fault => self.fault(),
+            Event::Room(place) => {
+                self.members[place].full = false;
+                self.members[place].disk.leave_room(None);
+            }
             Event::Calm => self.calm(),
         }
+    }
+
+    /// Whether a member knows that another was removed.
+    pub(crate) fn knows_as_removed(&self, place: usize, id: u64) -> bool {
+        self.members[place]
+            .running
+            .as_ref()
+            .is_some_and(|running| running.stages.apply.applier().cluster().is_removed(id))
+    }
+
+    /// Whether a member that runs knows that this one was removed.
+    fn is_known_as_removed(&self, id: u64) -> bool {
+        (0..self.members.len())
+            .any(|place| self.members[place].id != id && self.knows_as_removed(place, id))
+    }
+
+    /// A member that has no place any more ends a second after it has learned so, as the production code
+    /// does, and for good when anybody else knows: until then its operator leaves it on.
+    fn leaves(&mut self, place: usize, life: u64) {
+        if !self.lives(place, life) {
+            return;
+        }
+        if self.is_known_as_removed(self.members[place].id) {
+            self.retire(place);
+        } else {
+            self.after(500_000, Event::Leave(place, life));
+        }
+    }
+
+    /// A member that has no place any more ends, and never starts again.
+    pub(crate) fn retire(&mut self, place: usize) {
+        if self.members[place].running.is_some() {
+            self.stats.count("removed members ended");
+            self.members[place].crash(false);
+            self.hangs_up(place);
+        }
+        self.members[place].gone = true;
     }
 
     fn tick(&mut self, place: usize, life: u64) {
@@ -300,14 +466,61 @@ impl World {
                 && self.now - running.log_since > stalled_after
         });
         self.push_raft(place, Input::Tick { disk_stalled });
-        // Clocks differ a little.
-        let length = self.rng.range(TICK_US * 95 / 100, TICK_US * 105 / 100);
+        let length = self.rng.range(TICK_US * 97 / 100, TICK_US * 103 / 100);
+        let length = self.members[place].clock.world(length);
         self.after(length, Event::Tick(place, life));
     }
 
+    pub(crate) fn start_after(&mut self, place: usize, us: u64) {
+        if !std::mem::replace(&mut self.members[place].starting, true) {
+            self.after(us, Event::Start(place));
+        }
+    }
+
+    /// What a member that joins is told by one that runs; none when nobody knows it.
+    fn remote(&self, place: usize) -> Option<Cluster> {
+        let id = self.members[place].id;
+        self.members.iter().find_map(|other| {
+            let running = other.running.as_ref().filter(|_| other.id != id)?;
+            let cluster = running.stages.apply.applier().cluster();
+            cluster.member(id)?;
+            Some(cluster.clone())
+        })
+    }
+
     fn start(&mut self, place: usize) {
-        if self.members[place].running.is_some() {
+        self.members[place].starting = false;
+        let id = self.members[place].id;
+        if self.model.is_removed(id) && self.is_known_as_removed(id) {
+            self.members[place].gone = true;
+        }
+        if self.members[place].running.is_some() || self.members[place].gone {
             return;
+        }
+        let mut remote = None;
+        let disk = &self.members[place].disk;
+        let wal = self.members[place].config.wal_dir();
+        if place >= self.plan.founders && !ferrite_wal::Wal::exists_on(disk, &wal) {
+            let Some(cluster) = self.remote(place) else {
+                self.start_after(place, 200_000);
+                return;
+            };
+            let listed: Vec<String> = cluster
+                .members
+                .values()
+                .filter_map(|member| {
+                    let place = self.place_of(member.id)?;
+                    Some(format!(
+                        "{}={}",
+                        member::name(place),
+                        member::peer_url(place)
+                    ))
+                })
+                .collect();
+            let member = &mut self.members[place];
+            member.config = member::config(place, listed.join(","), &self.plan);
+            member.config.new_cluster = false;
+            remote = Some(RemoteCluster { cluster });
         }
         let armed = self.calm_since.is_none() && self.rng.per_mille(80);
         if armed {
@@ -315,19 +528,30 @@ impl World {
             self.members[place].disk.fail_after(Some(operations));
             self.members[place].armed.writes = true;
         }
-        let (seed, now) = (self.rng.draw(), self.instant());
+        let (seed, now) = (self.rng.draw(), self.instant(place));
         let plan = self.plan.clone();
-        match self.members[place].start(seed, &plan, now) {
+        match self.members[place].start(seed, &plan, now, remote) {
             Ok(()) => {
                 self.stats.count("starts");
+                self.members[place].flipped = false;
                 let life = self.members[place].life;
                 let first = self.rng.range(0, TICK_US);
                 self.after(first, Event::Tick(place, life));
+                self.after(first + 300_000, Event::Publish(place, life));
+                self.after(first + 500_000, Event::LeasePass(place, life));
                 self.schedule_turn(place);
             }
             Err(_) if armed => {
                 self.stats.count("crashes during recovery");
                 self.crash(place);
+            }
+            Err(_) if self.members[place].full => {
+                self.stats.count("starts refused by a full disk");
+                self.crash(place);
+            }
+            Err(_) if self.members[place].flipped => {
+                self.stats.count("damage named at a start");
+                self.members[place].gone = true;
             }
             Err(error) => self.fail(format!("{} cannot start: {error}", member::name(place))),
         }
@@ -339,10 +563,11 @@ impl World {
         self.crash_as(place, power);
     }
 
-    fn crash_as(&mut self, place: usize, power: bool) {
+    pub(crate) fn crash_as(&mut self, place: usize, power: bool) {
         self.stats.count(if power { "power cuts" } else { "kills" });
         let quick = self.members[place].armed.quick;
         self.members[place].crash(power);
+        self.hangs_up(place);
         let down = if quick {
             self.rng.range(100, 20_000)
         } else if self.rng.per_mille(300) {
@@ -350,105 +575,77 @@ impl World {
         } else {
             self.rng.range(1_000, 800_000)
         };
-        self.after(down, Event::Start(place));
-    }
-
-    fn fault(&mut self) {
-        if self.calm_since.is_some() {
-            return;
-        }
-        let next = self.rng.range(1_000, self.plan.fault_every_us * 2);
-        self.after(next, Event::Fault);
-        let place = self.rng.below(MEMBERS);
-        let running = self.members[place].running.is_some();
-        match self.plan.fault(&mut self.rng) {
-            Fault::Kill if running => self.crash_as(place, false),
-            Fault::PowerCut if running => self.crash_as(place, true),
-            Fault::CrashAtEffect if running => {
-                let effects = self.rng.range(1, 60);
-                self.members[place].armed.effects = Some(effects);
-                self.stats.count("crashes at an effect, armed");
-            }
-            Fault::CrashAtWrite if running => {
-                let operations = self.rng.range(0, 60);
-                self.members[place].disk.fail_after(Some(operations));
-                self.members[place].armed.writes = true;
-                self.stats.count("crashes at a write, armed");
-            }
-            Fault::Blackout => {
-                self.stats.count("blackouts");
-                for place in 0..MEMBERS {
-                    if self.members[place].running.is_some() {
-                        self.crash_as(place, true);
-                    }
-                }
-            }
-            Fault::Partition => {
-                self.stats.count("partitions");
-                for other in (0..MEMBERS).filter(|other| *other != place) {
-                    self.cut[place][other] = true;
-                    self.cut[other][place] = true;
-                }
-            }
-            Fault::OneWay => {
-                self.stats.count("one-way cuts");
-                let other = (place + 1 + self.rng.below(MEMBERS - 1)) % MEMBERS;
-                self.cut[place][other] = true;
-            }
-            Fault::Heal => self.cut = Default::default(),
-            Fault::Pause if running => {
-                self.stats.count("pauses");
-                self.members[place].paused_until = self.now + self.rng.range(100_000, 4_000_000);
-            }
-            _ => {}
-        }
+        self.start_after(place, down);
     }
 
     fn calm(&mut self) {
         self.calm_since = Some(self.now);
         self.cut = Default::default();
-        for place in 0..MEMBERS {
+        self.slow = [[1; MEMBERS_MAX]; MEMBERS_MAX];
+        for place in 0..self.members.len() {
             let member = &mut self.members[place];
             member.paused_until = 0;
             member.armed.effects = None;
-            if !member.armed.writes {
+            let was_full = std::mem::replace(&mut member.full, false);
+            member.disk.leave_room(None);
+            if !member.armed.writes && !was_full {
                 continue;
             }
-            // The countdown may have begun to fail operations already: such a process must end.
+            // Operations may have begun to fail already: such a process must end.
             if member.running.is_some() {
                 self.crash(place);
             }
         }
+        if self.plan.operate_us.is_none() {
+            self.after(1_000_000, Event::Operate);
+        }
     }
 
-    /// Everybody runs, knows one leader and has applied all there is.
+    /// Everybody who belongs to the cluster runs, knows one leader and has applied all there is.
     fn is_whole(&self) -> bool {
         let last = self.model.last_index();
         let mut leader = None;
         self.answered_when_calm
-            && self.clients.iter().all(|client| client.request.is_none())
-            && self.members.iter().all(|member| {
-                member.running.as_ref().is_some_and(|running| {
+            && self.pending.is_empty()
+            && self.model.leases().is_empty()
+            && self.model.members().keys().all(|id| {
+                let running = self
+                    .place_of(*id)
+                    .and_then(|place| self.members[place].running.as_ref());
+                running.is_some_and(|running| {
                     let seen = running.stages.raft.leadership();
                     let one = seen.leader != 0 && *leader.get_or_insert(seen.leader) == seen.leader;
                     one && seen.committed == last
                         && seen.last_index == last
                         && running.stages.apply.applier().progress().index == last
+                        && !running.stages.apply.applier().store().compaction_pending()
                 })
             })
     }
 
     fn describe(&self) -> String {
         let last = self.model.last_index();
-        let mut text = format!("committed {last}");
+        let mut text = format!(
+            "committed {last}, {} requests open, {} leases left, members {:x?}",
+            self.pending.len(),
+            self.model.leases().len(),
+            self.model.members()
+        );
         for (place, member) in self.members.iter().enumerate() {
             match &member.running {
-                None => text.push_str(&format!("; {} is down", member::name(place))),
+                None if member.gone => text.push_str(&format!("; {} is gone", member::name(place))),
+                None => text.push_str(&format!(
+                    "; {} {:x} is down, to start {}",
+                    member::name(place),
+                    member.id,
+                    member.starting
+                )),
                 Some(running) => {
                     let seen = running.stages.raft.leadership();
                     text.push_str(&format!(
-                        "; {} term {} leader {:x} last {} committed {} applied {} state {:?}",
+                        "; {} {:x} term {} leader {:x} last {} committed {} applied {} state {:?}",
                         member::name(place),
+                        member.id,
                         seen.term,
                         seen.leader,
                         seen.last_index,
@@ -460,44 +657,5 @@ impl World {
             }
         }
         text
-    }
-
-    /// Every member holds exactly what the committed log makes, acknowledged writes among it.
-    fn judge_the_end(&mut self) {
-        for place in 0..MEMBERS {
-            if let Err(reason) = self.judge_member(place) {
-                self.fail(format!("at the end {}: {reason}", member::name(place)));
-            }
-        }
-    }
-
-    fn judge_member(&mut self, place: usize) -> Result<(), String> {
-        let Some(running) = &self.members[place].running else {
-            return Err("is down".into());
-        };
-        let store = running.stages.apply.applier().store();
-        let model = &self.model;
-        if (store.current_revision(), store.compact_revision())
-            != (model.revision(), model.compacted())
-        {
-            return Err(format!(
-                "is at revision {} compacted at {}, must be at {} and {}",
-                store.current_revision(),
-                store.compact_revision(),
-                model.revision(),
-                model.compacted()
-            ));
-        }
-        for key in model.keys() {
-            let found = store.get(key, 0).map_err(|error| error.to_string())?;
-            crate::clients::same(key, found.as_ref(), model.at(key, model.revision()))?;
-        }
-        let hash = store.hash_kv(0).map_err(|error| error.to_string())?;
-        let (index, seen) = (model.last_index(), (hash.hash, hash.compact_revision));
-        let first = *self.hashes.entry(index).or_insert(seen);
-        if first != seen {
-            return Err(format!("has hash {seen:?}, another member {first:?}"));
-        }
-        Ok(())
     }
 }

@@ -34,7 +34,7 @@ fn job(index: u64) -> Input {
 /// Starts the member and says where its log ends.
 fn start(member: &mut Member, plan: &Plan) -> u64 {
     member
-        .start(1, plan, Instant::now())
+        .start(1, plan, Instant::now(), None)
         .expect("the member starts");
     member
         .running

@@ -1,15 +1,51 @@
 //! Each deliberate mistake must be found: checkers that find nothing prove nothing.
 
+#[cfg(feature = "mutations")]
+mod common;
+
 use ferrite_sim::{Mutation, run};
 
-/// Within so many seeds.
+/// Within so many seeds, for a mistake made around the production code.
 const SEEDS_MAX: u64 = 60;
+/// The same for one inside it: some need two rare things at once.
+#[cfg(feature = "mutations")]
+const SEEDS_MAX_INSIDE: u64 = 1_500;
+
+/// The first seed that finds it, and how.
+fn found(mutation: Mutation, seeds: u64) -> Option<(u64, String)> {
+    (1..=seeds).find_map(|seed| Some((seed, run(seed, Some(mutation)).violation?)))
+}
 
 fn is_found(mutation: Mutation) {
-    let found = (1..=SEEDS_MAX).find_map(|seed| run(seed, Some(mutation)).violation);
+    let found = found(mutation, SEEDS_MAX);
+    let Some((seeds, reason)) = found else {
+        panic!("{mutation:?} was not found within {SEEDS_MAX} seeds");
+    };
+    println!("{}: {seeds} seeds: {reason}", mutation.name());
+}
+
+/// Those inside production crates are made in builds with the feature `mutations` only: `cargo xtask test` has one.
+#[cfg(feature = "mutations")]
+#[test]
+fn every_mistake_inside_a_production_crate_is_found() {
+    let inside = Mutation::all().filter(|mutation| matches!(mutation, Mutation::Inside(_)));
+    let outcomes = common::parallel(inside, |mutation| {
+        (mutation, found(mutation, SEEDS_MAX_INSIDE))
+    });
+    assert!(outcomes.len() >= 25, "{} mistakes", outcomes.len());
+    let mut missed = Vec::new();
+    for (mutation, outcome) in outcomes {
+        match outcome {
+            Some((seeds, reason)) => {
+                let short: String = reason.chars().take(160).collect();
+                println!("{}: {seeds} seeds: {short}", mutation.name());
+            }
+            None => missed.push(mutation.name()),
+        }
+    }
     assert!(
-        found.is_some(),
-        "{mutation:?} was not found within {SEEDS_MAX} seeds"
+        missed.is_empty(),
+        "not found within {SEEDS_MAX_INSIDE} seeds: {missed:?}"
     );
 }
 

@@ -96,6 +96,8 @@ struct State {
     next_id: FileId,
     /// Changing operations left before one fails.
     countdown: Option<u64>,
+    /// Bytes by which files may still grow.
+    room: Option<u64>,
     operations: u64,
     rng: u64,
     /// Grows with each crash; handles from before are dead.
@@ -121,6 +123,21 @@ impl State {
             *left -= 1;
         }
         Ok(())
+    }
+
+    /// Takes room for a file that grows.
+    fn grow(&mut self, bytes: u64) -> io::Result<()> {
+        match &mut self.room {
+            Some(room) if bytes > *room => {
+                *room = 0;
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            Some(room) => {
+                *room -= bytes;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn rename_pending(&mut self, change: NameChange) {
@@ -154,6 +171,7 @@ impl MemFs {
             pending: Vec::new(),
             next_id: 1,
             countdown: None,
+            room: None,
             operations: 0,
             rng: seed | 1,
             life: 0,
@@ -168,6 +186,32 @@ impl MemFs {
     /// fails all after them, until called again; `None` lifts the limit.
     pub fn fail_after(&self, operations: Option<u64>) {
         self.state().countdown = operations;
+    }
+
+    /// Lets files grow by so many bytes more; then the disk is full until this is called again. `None` lifts
+    /// the limit.
+    pub fn leave_room(&self, bytes: Option<u64>) {
+        self.state().room = bytes;
+    }
+
+    /// Flips one bit of a file, on the platter too. False when the file has no such byte.
+    pub fn flip(&self, path: &Path, offset: u64, bit: u8) -> bool {
+        let mut state = self.state();
+        let Some(id) = state.names.files.get(path).copied() else {
+            return false;
+        };
+        let Some(inode) = state.inodes.get_mut(&id) else {
+            return false;
+        };
+        let at = offset as usize;
+        let mut flipped = false;
+        for copy in [&mut inode.data, &mut inode.durable] {
+            if let Some(byte) = copy.get_mut(at) {
+                *byte ^= 1 << (bit % 8);
+                flipped = true;
+            }
+        }
+        flipped
     }
 
     /// Changing operations done or refused so far.
@@ -296,7 +340,9 @@ impl LogFile for MemFile {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.with(|state| {
-            let answer = state.change();
+            let held = self.inode(state)?.data.len() as u64;
+            let grows = (offset + data.len() as u64).saturating_sub(held);
+            let answer = state.change().and_then(|()| state.grow(grows));
             let data = match &answer {
                 Ok(()) => data,
                 // A failed write may have happened in part, up to some sector's end: system and disk
@@ -330,6 +376,8 @@ impl LogFile for MemFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.with(|state| {
             state.change()?;
+            let held = self.inode(state)?.data.len() as u64;
+            state.grow(len.saturating_sub(held))?;
             self.inode(state)?.data.resize(len as usize, 0);
             Ok(())
         })

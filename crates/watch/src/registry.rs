@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use ferrite_mutate::mutation;
 use ferrite_mvcc::{Changes, Event};
 use thiserror::Error;
 
@@ -518,6 +519,9 @@ impl Registry {
             || (stream.queue.len() < self.limits.responses
                 && stream.queued_bytes + bytes <= self.limits.bytes
                 && self.pending_bytes + bytes <= self.limits.total_bytes);
+        if !fits && mutation!("full-queue-drops") {
+            return;
+        }
         if !fits {
             watcher.next = revision;
             watcher.state = State::Behind;
@@ -600,7 +604,8 @@ impl Registry {
         let Some(stream) = self.streams.get(id.0) else {
             return;
         };
-        if stream.watchers.is_empty() || !stream.behind.is_empty() || stream.compacted > 0 {
+        let behind = !stream.behind.is_empty() && !mutation!("progress-while-behind");
+        if stream.watchers.is_empty() || behind || stream.compacted > 0 {
             return;
         }
         let started = |number: &u32| {
@@ -785,7 +790,9 @@ impl Registry {
                 });
             }
             stream.behind.remove(&(reader.next, number));
-            watcher.next = watcher.next.max(next);
+            watcher.next = watcher
+                .next
+                .max(next + i64::from(mutation!("catch-up-skips")));
             let (next, span) = (watcher.next, watcher.span.clone());
             if next > self.published {
                 self.set_state(number, State::Synced);

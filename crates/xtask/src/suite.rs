@@ -18,6 +18,9 @@ use crate::{in_ci, oracle, programs, setup};
 /// What building and running the tests may take in CI; on two cores they take some twenty-five minutes.
 const LIMIT: Duration = Duration::from_secs(2400);
 
+/// Seeds of the simulator in a run of the suite: some two minutes on two cores.
+const SIMULATIONS: &str = "2000";
+
 /// Runs everything. `failed_before`: failures of earlier steps, for the summary.
 ///
 /// The last line printed is `N passed, N failed, N skipped`; true if nothing failed.
@@ -134,7 +137,23 @@ impl Suite {
         say(&line_of(&examples));
         // These do not depend on what else runs.
         self.counted(examples, tally)?;
+        self.simulations(tally)?;
         Ok(failures)
+    }
+
+    /// The simulator again, built for speed and with its deliberate mistakes: thousands of seeds.
+    fn simulations(&self, tally: &mut Tally) -> Result<()> {
+        let mut simulations = cargo();
+        simulations
+            .args(["test", "--locked", "--profile", "sim"])
+            .args(["-p", "ferrite-sim", "--features", "mutations"])
+            .args(["--test", "seeds", "--test", "mutations"])
+            .args(["--no-fail-fast", "--", "--show-output"])
+            .env("FERRITE_SIM_SEEDS", SIMULATIONS);
+        say(&line_of(&simulations));
+        // One thread each, on simulated time: a second run would say the same.
+        self.counted(simulations, tally)?;
+        Ok(())
     }
 
     /// Runs failed tests once more, each alone.

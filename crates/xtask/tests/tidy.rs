@@ -18,6 +18,7 @@ const RING_1: &[&str] = &[
     "lease",
     "auth",
     "metrics",
+    "mutate",
 ];
 /// Input and output, each crate for itself.
 const RING_2: &[&str] = &["wal", "bolt", "peer", "tls", "token"];
@@ -173,6 +174,38 @@ fn crates_depend_inwards_only() {
         }
     }
     report("arrows between crates point inwards", &broken);
+}
+
+#[test]
+fn deliberate_mistakes_are_few_and_in_no_program_that_ships() {
+    let mut broken = Vec::new();
+    for (name, text) in texts() {
+        if name.ends_with("/Cargo.toml") {
+            let simulator = name == "crates/sim/Cargo.toml";
+            for (number, line) in text.lines().enumerate() {
+                let switches = line.contains("ferrite-mutate/") || {
+                    has_word(line, "ferrite-mutate") && line.contains("features")
+                };
+                let feature = line.starts_with("mutations =");
+                if switches && !(simulator && feature) {
+                    broken.push(format!("{name}:{}: switches mistakes on", number + 1));
+                }
+                let default = line.trim_start().starts_with("default");
+                if default && (simulator || name == "crates/mutate/Cargo.toml") {
+                    broken.push(format!("{name}:{}: a default feature", number + 1));
+                }
+            }
+        } else if name.ends_with(".rs") && name.contains("/src/") && !name.contains("/sim/") {
+            let hooks = text.matches(concat!("muta", "tion!(\"")).count();
+            if hooks > 3 && !name.starts_with("crates/mutate/") {
+                broken.push(format!("{name}: {hooks} mistakes in one file"));
+            }
+        }
+    }
+    report(
+        "only the simulator's own builds can make mistakes on purpose, few in a file",
+        &broken,
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use ferrite_apply::Progress;
 use ferrite_bolt::CommitStats;
 use ferrite_membership::{Cluster, v2store};
+use ferrite_mutate::mutation;
 use ferrite_mvcc::{Backend, Batch};
 use ferrite_proto::raftpb::{ConfState, Snapshot, SnapshotMetadata};
 use ferrite_proto::walpb;
@@ -253,6 +254,10 @@ impl CommitStage {
         let Some(rewrite) = self.defragmentation.rewrite.take() else {
             return Ok(());
         };
+        if mutation!("defragmentation-forgets") {
+            self.defragmentation.rewrite = Some(rewrite);
+            return Ok(());
+        }
         match rewrite.follow(batch) {
             Ok(()) => {
                 self.defragmentation.rewrite = Some(rewrite);

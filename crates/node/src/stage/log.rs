@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use ferrite_mutate::mutation;
 use ferrite_proto::raftpb::{Message, Snapshot};
 use ferrite_proto::walpb;
 use ferrite_wal::snap::SnapDir;
@@ -92,7 +93,9 @@ impl LogStage {
             }
         }
         if sync {
-            self.wal.sync()?;
+            if !mutation!("acknowledge-before-fsync") {
+                self.wal.sync()?;
+            }
             self.durable_index = self.wal.last_index();
         }
         Ok(effects)
@@ -111,7 +114,9 @@ impl LogStage {
             })?;
         }
         self.wal.save(
-            job.hard_state.as_ref(),
+            job.hard_state
+                .as_ref()
+                .filter(|_| !mutation!("lose-hard-state")),
             &job.entries,
             job.snapshot.is_some(),
         )?;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use ferrite_mutate::mutation;
 use ferrite_proto::raftpb::{
     ConfChange, ConfState, Entry, HardState, Message, MessageType, Snapshot,
 };
@@ -307,7 +308,9 @@ impl<R> RaftStage<R> {
             Input::Peer(message) => self.step_message(message, effects),
             Input::Propose(proposal) => self.proposals.push(proposal),
             Input::ProposeInTerm { term, proposal } => {
-                if self.raw.is_leader() && self.raw.basic_status().hard_state.term == term {
+                let its_term =
+                    self.raw.is_leader() && self.raw.basic_status().hard_state.term == term;
+                if its_term || mutation!("expire-when-deposed") {
                     self.proposals.push(proposal);
                     // At once: a later input of this batch may end the term.
                     self.flush_proposals(effects);

@@ -1,6 +1,7 @@
 //! Elections: when to stand, whom to vote for, and what a win or a loss leads to.
 
 use bytes::Bytes;
+use ferrite_mutate::mutation;
 use ferrite_proto::raftpb::{Entry, Message, MessageType};
 
 use super::Raft;
@@ -140,7 +141,8 @@ impl<S: Storage> Raft<S> {
         };
         let free = self.vote == m.from
             || (self.vote == NONE && self.lead == NONE)
-            || (kind == MsgPreVote && m.term > self.term);
+            || (kind == MsgPreVote && m.term > self.term)
+            || mutation!("vote-twice");
         let theirs = EntryId {
             term: m.log_term,
             index: m.index,
@@ -148,7 +150,7 @@ impl<S: Storage> Raft<S> {
         let mut answer = new_message(response, m.from);
         // A learner votes too: it may have been promoted without having heard of it yet, and then the
         // candidate's quorum needs it.
-        if free && self.log.is_up_to_date(theirs) {
+        if free && (self.log.is_up_to_date(theirs) || mutation!("vote-for-shorter-log")) {
             // The term asked about, which for a pre-vote is not this member's.
             answer.term = m.term;
             self.send(answer);

@@ -1,5 +1,6 @@
 //! What a leader does with time and with the messages meant for it.
 
+use ferrite_mutate::mutation;
 use ferrite_proto::raftpb::{Message, MessageType};
 
 use super::Raft;
@@ -52,6 +53,9 @@ impl<S: Storage> Raft<S> {
             let mut m = new_message(MessageType::MsgHeartbeat, id);
             // Never more than it is known to hold.
             m.commit = pr.matched.min(committed);
+            if mutation!("heartbeat-commits-all") {
+                m.commit = committed;
+            }
             m.context = context.clone();
             (m.from, m.term) = (self.id, self.term);
             pr.sent_commit(m.commit);

@@ -1,5 +1,6 @@
 //! Linearizable reads: finding an index that a read must wait for, and making sure of the leadership.
 
+use ferrite_mutate::mutation;
 use ferrite_proto::raftpb::{Message, MessageType};
 
 use super::Raft;
@@ -12,7 +13,7 @@ impl<S: Storage> Raft<S> {
     pub(super) fn handle_read_index(&mut self, m: Message) {
         // Until an entry of its own term is committed, a leader's commit index may be behind what its
         // predecessor acknowledged. That holds for a cluster of one too, after a restart.
-        if self.committed_in_current_term() {
+        if self.committed_in_current_term() || mutation!("read-before-term-commit") {
             self.start_read(m);
         } else {
             self.pending_reads.push(m);
