@@ -1,6 +1,6 @@
 //! The Watch service: watchers of the same range share one watch of a member.
 //!
-//! Which watchers share is decided in [`groups`]; [`upstream`] holds the watch of a member; here is what a
+//! Which watchers share is decided in `groups`; `upstream` holds the watch of a member; here is what a
 //! client's stream asks for and is told. Every watcher's right to read is asked for when it is made, by a
 //! read of its range; what that read says of the revision is where a watcher of the present begins.
 

@@ -1380,6 +1380,9 @@ pub const USAGE: &str = "Usage:
   etcd -h | --help
     Show every flag.
 
+  etcd gateway | grpc-proxy
+    Stand before a cluster, holding no data; each has a help of its own.
+
   etcd --config-file
     Read everything from a file, in YAML or JSON; other flags and variables do not count then.
     Durations in a file are whole nanoseconds (600000000000 for 10m).

@@ -709,6 +709,76 @@ async fn clients_go_on_when_a_member_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fifty_clients_that_keep_a_lease_alive_are_one_stream_at_the_member() {
+    let _turn = beside_others().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let cluster = Cluster::builder().start().await;
+    let endpoint = cluster.member(0).endpoint();
+    let proxy = Proxy::start(Ferrite, &dir, &[endpoint], &[]).await;
+    let client = proxy.client();
+    let grant = pb::LeaseGrantRequest { ttl: 60, id: 7 };
+    client.lease().lease_grant(grant).await.expect("a lease");
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        let (keep, asked) = mpsc::channel(8);
+        for id in [7, 8, 7] {
+            let request = pb::LeaseKeepAliveRequest { id };
+            keep.send(request).await.expect("there is room");
+        }
+        let asked = ReceiverStream::new(asked);
+        let kept = client.lease().lease_keep_alive(asked).await;
+        streams.push((keep, kept.expect("a stream").into_inner()));
+    }
+    for (_, kept) in &mut streams {
+        let mut lives = Vec::new();
+        for _ in 0..3 {
+            let answer = tokio::time::timeout(PATIENCE, kept.message()).await;
+            let answer = answer.expect("in time").expect("kept").expect("an answer");
+            lives.push((answer.id, answer.ttl));
+        }
+        lives.sort_unstable();
+        assert_eq!(lives, [(7, 60), (7, 60), (8, 0)]);
+    }
+    let page = http_get(endpoint, "/metrics").await;
+    let line = page.lines().find(|line| {
+        line.starts_with("grpc_server_started_total") && line.contains("LeaseKeepAlive")
+    });
+    assert!(line.is_some_and(|line| line.ends_with(" 1")), "{line:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_finds_members_that_it_was_not_told_of() {
+    let _turn = beside_others().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let cluster = Cluster::builder().members(3).start().await;
+    let first = cluster.member(0).endpoint();
+    let flags = ["--endpoints-auto-sync-interval=100ms"];
+    let proxy = Proxy::start(Ferrite, &dir, &[first], &flags).await;
+    let client = proxy.client();
+    let seen = std::sync::Mutex::new(BTreeSet::new());
+    eventually("all members are asked", PATIENCE, async || {
+        let status = client
+            .maintenance()
+            .status(pb::StatusRequest::default())
+            .await;
+        let header = status.ok()?.into_inner().header?;
+        let mut seen = seen.lock().expect("one test");
+        seen.insert(header.member_id);
+        (seen.len() == 3).then_some(())
+    })
+    .await;
+    cluster.member(0).kill9();
+    eventually("a write gets through", PATIENCE, async || {
+        let request = pb::PutRequest {
+            key: "k".into(),
+            ..Default::default()
+        };
+        client.kv().put(request).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_wants_a_leader_is_told_when_there_is_none() {
     let _turn = beside_others().await;
     let dir = tempfile::tempdir().expect("a folder");
