@@ -394,7 +394,7 @@ impl Applier {
         }
         let corrupt = self.alarms.is_raised(AlarmType::Corrupt);
         let capped = self.alarms.is_raised(AlarmType::Nospace)
-            && !(mutation!("alarm-differs") && self.config.member_id % 2 == 0);
+            && !(mutation!("alarm-differs") && self.config.member_id % 3 == 0);
         let mut effects = Vec::new();
         // The order of refusals is etcd's: corrupt, no space, permission, and only then the request's own.
         let outcome = if let Some(put) = &request.put {
