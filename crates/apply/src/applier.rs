@@ -394,7 +394,7 @@ impl Applier {
         }
         let corrupt = self.alarms.is_raised(AlarmType::Corrupt);
         let capped = self.alarms.is_raised(AlarmType::Nospace)
-            && !(mutation!("alarm-differs") && self.config.member_id % 2 == 0);
+            && !(mutation!("alarm-differs") && self.config.member_id.is_multiple_of(3));
         let mut effects = Vec::new();
         // The order of refusals is etcd's: corrupt, no space, permission, and only then the request's own.
         let outcome = if let Some(put) = &request.put {
@@ -494,7 +494,7 @@ impl Applier {
 
     fn put(&mut self, request: &pb::PutRequest) -> Result<Response, ApplyError> {
         let (mut response, mut changes) = kv::apply_put(&self.store, request, &mut self.lessor)?;
-        if mutation!("apply-twice") && self.progress.index % 64 == 0 {
+        if mutation!("apply-twice") && self.progress.index.is_multiple_of(64) {
             (response, changes) = kv::apply_put(&self.store, request, &mut self.lessor)?;
         }
         self.changes = changes;

@@ -66,7 +66,7 @@ impl Applier {
         judge: impl FnOnce(&State, &AuthInfo) -> Result<(), Error>,
     ) -> Result<(), ApplyError> {
         let view = self.auth.view();
-        let lets_through = mutation!("auth-differs") && self.config.member_id % 2 == 0;
+        let lets_through = mutation!("auth-differs") && self.config.member_id.is_multiple_of(3);
         if !view.enabled() || lets_through {
             return Ok(());
         }

@@ -654,6 +654,10 @@ impl World {
                 return;
             }
             let (index, conf_state) = (durable.index, durable.conf_state);
+            if let Some(running) = self.running(place) {
+                let ids = conf_state.voters.iter().chain(&conf_state.learners);
+                running.durable_members = ids.copied().collect();
+            }
             self.push_raft(
                 place,
                 Input::Durable {

@@ -121,6 +121,8 @@ pub struct Running {
     pub revision: i64,
     /// Whether it led when last looked at, and in which term.
     pub led: Option<u64>,
+    /// Members by what is durable in the database: a start would know no others.
+    pub durable_members: BTreeSet<u64>,
     /// What everybody may know of raft.
     pub status: Arc<Status>,
     /// Deadlines of leases.
@@ -196,6 +198,7 @@ impl Member {
     ) -> Result<(), StartError> {
         self.life += 1;
         let recovered = recover_on(&self.seen, &self.config, remote)?;
+        let durable_members = recovered.applier.cluster().member_ids();
         let shadow = shadow_of(&recovered.storage);
         let applied = recovered.applier.progress().index;
         let revision = recovered.applier.store().current_revision();
@@ -237,6 +240,7 @@ impl Member {
             shadow,
             revision,
             led: None,
+            durable_members: durable_members.into_iter().collect(),
             status,
             leases,
             hub,

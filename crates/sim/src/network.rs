@@ -140,7 +140,9 @@ impl World {
         let member = self.members[from].id;
         if ok && self.knows_as_removed(to, member) {
             ok = false;
-            self.retire(from);
+            if self.is_known_as_removed(member) {
+                self.retire(from);
+            }
         }
         if ok {
             match self.members[to].receive(index, &database) {

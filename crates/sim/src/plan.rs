@@ -194,7 +194,7 @@ impl Plan {
             operate_us: rng.per_mille(850).then(|| rng.range(200_000, 1_500_000)),
             reconfigures: rng.per_mille(600),
             auth: rng.per_mille(300),
-            quota_bytes: rng.per_mille(150).then(|| rng.range(80_000, 250_000)),
+            quota_bytes: rng.per_mille(150).then(|| rng.range(30_000, 120_000)),
             drift: if rng.per_mille(300) {
                 0
             } else {

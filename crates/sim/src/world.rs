@@ -367,7 +367,9 @@ impl World {
                 }
                 // Whoever was removed is told so, and ends.
                 if self.knows_as_removed(to, message.from) {
-                    self.retire(from);
+                    if self.is_known_as_removed(message.from) {
+                        self.retire(from);
+                    }
                     return;
                 }
                 self.note(message.index ^ message.term);
@@ -421,10 +423,14 @@ impl World {
             .is_some_and(|running| running.stages.apply.applier().cluster().is_removed(id))
     }
 
-    /// Whether a member that runs knows that this one was removed.
-    fn is_known_as_removed(&self, id: u64) -> bool {
-        (0..self.members.len())
-            .any(|place| self.members[place].id != id && self.knows_as_removed(place, id))
+    /// Whether a member that belongs to the cluster and runs knows for good that this one was removed: a power
+    /// cut may take what it has applied and not yet written to its database.
+    pub(crate) fn is_known_as_removed(&self, id: u64) -> bool {
+        (0..self.members.len()).any(|place| {
+            let running = self.members[place].running.as_ref();
+            let durable = running.is_some_and(|running| !running.durable_members.contains(&id));
+            durable && self.belongs(place) && self.knows_as_removed(place, id)
+        })
     }
 
     /// A member that has no place any more ends a second after it has learned so, as the production code

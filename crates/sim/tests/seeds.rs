@@ -1,5 +1,6 @@
 //! Whole clusters of production stages under seeds: nothing may go wrong, whatever does. A few seeds by
 //! default; `cargo xtask test` sets `FERRITE_SIM_SEEDS` and builds for speed.
+#![allow(clippy::print_stdout)] // the figures are what whoever runs it wants to see
 
 mod common;
 
