@@ -14,6 +14,7 @@ mod failover;
 mod floods;
 mod folders;
 mod formats;
+mod gateway;
 mod handover;
 mod held;
 mod known_bugs;
