@@ -4,8 +4,12 @@
 //! two equal. Messages and service stubs go to separate files, so that the pure crates can have the
 //! one without the other.
 
+mod tables;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use prost_types::FileDescriptorSet;
 
 /// Packages of the schema, in the order their modules are declared.
 pub const PACKAGES: &[&str] = &[
@@ -23,9 +27,44 @@ pub const PACKAGES: &[&str] = &[
     "walpb",
 ];
 
+/// Services that the JSON gateway offers.
+const OFFERED: &[&str] = &[
+    "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
+    "etcdserverpb.Cluster",
+    "etcdserverpb.Maintenance",
+    "etcdserverpb.Auth",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
+];
+
+/// The file with the tables of the JSON gateway.
+pub fn tables_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/src/gen/tables.rs")
+}
+
 /// Root of the `proto` crate.
 pub fn proto_crate() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto")
+}
+
+fn compile() -> Result<FileDescriptorSet, Box<dyn std::error::Error>> {
+    let dir = proto_crate().join("proto");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)?
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|ext| ext == "proto"));
+    files.sort();
+    Ok(protox::compile(&files, [&dir])?)
+}
+
+/// Generates the tables of the JSON gateway: its calls, and the messages that they are made of.
+///
+/// # Errors
+/// A `.proto` file that does not compile or cannot be read, or a type that the gateway does not know.
+pub fn generate_tables() -> Result<String, Box<dyn std::error::Error>> {
+    tables::generate(&compile()?, OFFERED)
 }
 
 /// Generates every file: name below `src/gen` to content.
@@ -33,13 +72,7 @@ pub fn proto_crate() -> PathBuf {
 /// # Errors
 /// A `.proto` file that does not compile, or a file that cannot be read or written.
 pub fn generate(scratch: &Path) -> Result<BTreeMap<String, String>, Box<dyn std::error::Error>> {
-    let dir = proto_crate().join("proto");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)?
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<Result<_, _>>()?;
-    files.retain(|path| path.extension().is_some_and(|ext| ext == "proto"));
-    files.sort();
-    let descriptors = protox::compile(&files, [&dir])?;
+    let descriptors = compile()?;
 
     let messages = scratch.join("messages");
     std::fs::create_dir_all(&messages)?;

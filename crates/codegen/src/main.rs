@@ -9,5 +9,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::fs::write(out.join(name), text)?;
     }
     std::fs::remove_dir_all(&scratch)?;
+    std::fs::write(
+        ferrite_codegen::tables_file(),
+        ferrite_codegen::generate_tables()?,
+    )?;
     Ok(())
 }

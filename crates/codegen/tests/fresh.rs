@@ -25,3 +25,13 @@ fn committed_code_is_what_the_schema_generates() {
         );
     }
 }
+
+#[test]
+fn committed_tables_are_what_the_schema_generates() {
+    let tables = ferrite_codegen::generate_tables().expect("the schema compiles");
+    let found = std::fs::read_to_string(ferrite_codegen::tables_file()).unwrap_or_default();
+    assert!(
+        found == tables,
+        "the gateway's tables are stale: run `cargo run -p ferrite-codegen`"
+    );
+}

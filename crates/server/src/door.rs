@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
+use ::http::header::UPGRADE;
 use ::http::{Request, Response};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -328,6 +329,24 @@ async fn serve_connections(
     }
 }
 
+/// What a connection goes on with when it leaves HTTP; in the extensions of requests that ask for that.
+#[derive(Clone, Default)]
+pub struct Afterwards(Arc<parking_lot::Mutex<Option<Rest>>>);
+
+/// The rest of a connection.
+type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Afterwards {
+    /// Goes on with this, once the answer is out.
+    pub fn set(&self, rest: impl Future<Output = ()> + Send + 'static) {
+        *self.0.lock() = Some(Box::pin(rest));
+    }
+
+    fn take(&self) -> Option<Rest> {
+        self.0.lock().take()
+    }
+}
+
 type ServeFuture = Pin<Box<dyn Future<Output = Result<Response<Answering>, Infallible>> + Send>>;
 
 async fn serve_connection(
@@ -336,7 +355,7 @@ async fn serve_connection(
     traffic: Traffic,
     place: &Place,
     server: Server,
-    stopped: watch::Receiver<bool>,
+    mut stopped: watch::Receiver<bool>,
 ) {
     let Established {
         stream,
@@ -347,15 +366,21 @@ async fn serve_connection(
     let limits = server.calls;
     let encrypted = caller.is_some();
     let remote = Remote(remote.into());
+    let afterwards = Afterwards::default();
+    let load = Arc::clone(&server.load);
+    let later = afterwards.clone();
     let service = service_fn(move |mut request: Request<Incoming>| -> ServeFuture {
         let call = activity.begin(Instant::now());
         let counted = Counted::new(&server.load, |load| &load.calls);
         mark(&mut request, caller.as_ref());
         let remote = remote.clone();
         request.extensions_mut().insert(remote.clone());
+        if protocol == Protocol::Http1 && request.headers().contains_key(UPGRADE) {
+            request.extensions_mut().insert(later.clone());
+        }
         let services = Arc::clone(&server.services);
         Box::pin(async move {
-            let response = services.serve(request, traffic, &remote.0).await?;
+            let response = services.serve(request, traffic, &remote).await?;
             call.answers();
             Ok(response.map(|body| Answering {
                 body,
@@ -370,11 +395,20 @@ async fn serve_connection(
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
                 .title_case_headers(true)
-                .serve_connection(TokioIo::new(stream), service);
-            run_to_end(connection, place, stopped, |connection| {
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            run_to_end(connection, place, stopped.clone(), |connection| {
                 connection.graceful_shutdown();
             })
             .await;
+            if let Some(rest) = afterwards.take() {
+                let _call = place.activity.begin(Instant::now());
+                let _counted = Counted::new(&load, |load| &load.calls);
+                tokio::select! {
+                    () = rest => {}
+                    _stopping = async { stopped.wait_for(|stop| *stop).await.is_ok() } => {}
+                }
+            }
         }
         Protocol::Http2 => {
             // Where TLS is shared with HTTP the original's gRPC runs on another library, which keeps no

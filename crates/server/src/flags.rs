@@ -180,6 +180,13 @@ pub const FLAGS: &[Flag] = &[
         "Calls that a client may have under way on one connection.",
     ),
     flag(
+        "enable-grpc-gateway",
+        Kind::Bool,
+        "true",
+        MEMBER,
+        "Serve JSON below /v3/ for clients that do not speak gRPC.",
+    ),
+    flag(
         "grpc-keepalive-min-time",
         Kind::Duration,
         "5s",

@@ -170,11 +170,15 @@ fn parameters<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String>
 
 /// A part of a query without its escapes.
 fn decoded(text: &str) -> Option<String> {
+    unescaped(&text.replace('+', " "))
+}
+
+/// A text without its escapes; `None` where one is none.
+pub fn unescaped(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
         bytes.push(match byte {
-            b'+' => b' ',
             b'%' => {
                 let mut digit = || char::from(rest.next()?).to_digit(16);
                 u8::try_from(digit()? * 16 + digit()?).ok()?

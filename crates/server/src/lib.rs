@@ -12,6 +12,7 @@ pub mod door;
 pub mod errors;
 pub mod features;
 pub mod flags;
+pub mod gateway;
 pub mod http;
 pub mod listen;
 pub mod log;

@@ -2,6 +2,7 @@
 //! what the library words in its own way is worded as gRPC's own server words it.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ::http::header::CONTENT_TYPE;
@@ -25,6 +26,7 @@ use tower_service::Service;
 use crate::auth::Deadline;
 use crate::conn::Encrypted;
 use crate::deadline;
+use crate::gateway::{self, Source};
 use crate::listen::Traffic;
 use crate::metrics::calls::{self, Answered};
 use crate::service::Context;
@@ -36,11 +38,11 @@ use crate::service::kv::KvService;
 use crate::service::lease::LeaseService;
 use crate::service::lock::LockService;
 use crate::service::maintenance::MaintenanceService;
-use crate::service::stats::{self, Stats};
+use crate::service::stats::{self, Remote, Stats};
 use crate::service::traced::Traced;
 use crate::service::watch::WatchService;
 use crate::spans::Sent;
-use crate::web;
+use crate::web::{self, Routed};
 
 /// A message may be larger than a request by this much before it is refused unread.
 const RECEIVE_OVERHEAD: usize = 512 << 10;
@@ -141,21 +143,43 @@ impl Services {
     /// # Errors
     /// None.
     pub async fn serve(
-        &self,
+        self: &Arc<Self>,
         request: Request<Incoming>,
         traffic: Traffic,
-        remote: &str,
+        remote: &Remote,
     ) -> Result<Response<Answered<Body>>, Infallible> {
         if is_plain(&request, traffic) {
-            let response = web::serve(&self.context, &request, traffic).await;
-            return Ok(response.map(|bytes| Answered::uncounted(Body::new(Full::new(bytes)))));
+            let response = match web::serve(&self.context, &request, traffic).await {
+                Routed::Answered(response) => response.map(|bytes| Body::new(Full::new(bytes))),
+                Routed::Gateway(path, sharing) => {
+                    sharing.on(gateway::serve(self, &path, request, remote).await)
+                }
+            };
+            return Ok(response.map(Answered::uncounted));
         }
         if let Some(refused) = not_a_call(&request) {
             return Ok(refused.map(Answered::uncounted));
         }
+        self.answer(request, remote).await
+    }
+
+    /// Answers a call, whether it came over a connection of its own or by the gateway.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn answer<B: Into<Source>>(
+        &self,
+        request: Request<B>,
+        remote: &Remote,
+    ) -> Result<Response<Answered<Body>>, Infallible> {
         let (request, call) = calls::begin(self.context.node.metrics(), request);
-        let response = self.attend(request, remote).await?;
+        let response = self.attend(request, &remote.0).await?;
         Ok(call.answer(response))
+    }
+
+    /// Bytes that a message may have.
+    pub fn receive_max(&self) -> usize {
+        self.receive_max
     }
 
     /// A call with all that is done around it.

@@ -1,6 +1,6 @@
 //! Plain HTTP on the addresses for clients: who may ask from where, and which path leads where.
 //!
-//! It reads no bodies. What is answered is in [`crate::http`] and [`crate::debug`].
+//! It reads no bodies. What is answered is in [`crate::http`], [`crate::debug`] and [`crate::gateway`].
 
 use std::collections::BTreeSet;
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::auth::CertificateName;
 use crate::conn::Encrypted;
 use crate::flags::{Origins, Values};
+use crate::gateway::Gateway;
 use crate::listen::Traffic;
 use crate::service::Context;
 use crate::{debug, http, metrics};
@@ -24,7 +25,46 @@ pub struct Rules {
     pub hosts: Option<BTreeSet<String>>,
     /// Serve what is for whoever looks for a fault.
     pub profiles: bool,
+    /// Serve JSON below `/v3/`.
+    pub gateway: Option<Gateway>,
 }
+
+/// Where a request leads.
+pub enum Routed {
+    /// Nowhere else.
+    Answered(Response<Bytes>),
+    /// To this path of the gateway, below `/v3/`; what is answered there is shared so.
+    Gateway(String, Sharing),
+}
+
+/// Which scripts in browsers may read the answer.
+pub struct Sharing(Option<HeaderValue>);
+
+impl Sharing {
+    /// Says so in the answer.
+    pub fn on<B>(self, mut response: Response<B>) -> Response<B> {
+        if let Some(origin) = self.0 {
+            let headers = response.headers_mut();
+            headers.append("Access-Control-Allow-Origin", origin);
+            for (name, value) in [
+                (
+                    "Access-Control-Allow-Methods",
+                    "POST, GET, OPTIONS, PUT, DELETE",
+                ),
+                (
+                    "Access-Control-Allow-Headers",
+                    "accept, content-type, authorization",
+                ),
+            ] {
+                headers.append(name, HeaderValue::from_static(value));
+            }
+        }
+        response
+    }
+}
+
+/// What the gateway serves is below this.
+const GATEWAY: &str = "/v3/";
 
 /// Reads the flags.
 pub fn read(values: &Values) -> Rules {
@@ -36,33 +76,61 @@ pub fn read(values: &Values) -> Rules {
         origins: values.origins("cors"),
         hosts: (!hosts.is_empty() && !hosts.contains("*")).then_some(hosts),
         profiles: values.bool("enable-pprof") || values.text("log-level") == "debug",
+        gateway: values
+            .bool("enable-grpc-gateway")
+            .then(|| Gateway::new(values.unsigned("max-concurrent-streams"))),
     }
 }
 
-/// Answers a request.
-pub async fn serve<B>(
-    context: &Context,
-    request: &Request<B>,
-    traffic: Traffic,
-) -> Response<Bytes> {
+/// Answers a request, or says who does.
+pub async fn serve<B>(context: &Context, request: &Request<B>, traffic: Traffic) -> Routed {
     let (method, uri) = (request.method(), request.uri());
     let query = uri.query().unwrap_or_default();
     if request.version() == Version::HTTP_11 && request.headers().get(HOST).is_none() {
-        return http::no_host();
+        return Routed::Answered(http::no_host());
     }
     if traffic == Traffic::Metrics {
         if uri.path() == metrics::PATH {
-            return metrics::respond(&context.node, request.headers());
+            let page = metrics::respond(&context.node, request.headers());
+            return Routed::Answered(page);
         }
         let probed = http::probe(&context.node, method, uri.path(), query).await;
-        return probed.unwrap_or_else(http::not_found);
+        return Routed::Answered(probed.unwrap_or_else(http::not_found));
     }
     // Names of old.
     let renamed = uri.path().strip_prefix("/v3beta/");
     let path = match renamed {
-        Some(rest) => &format!("/v3/{rest}"),
+        Some(rest) => &format!("{GATEWAY}{rest}"),
         None => uri.path(),
     };
+    if let Some(refused) = refused(context, request, path) {
+        return Routed::Answered(refused);
+    }
+    let sharing = Sharing(allowed(&context.rules.origins, request));
+    let gateway = context.rules.gateway.is_some();
+    let response = if method == Method::OPTIONS {
+        http::empty(StatusCode::OK)
+    } else if let Some(clean) = cleaned(path).filter(|_| method != Method::CONNECT) {
+        http::moved(method, &clean, uri.query())
+    } else if gateway && GATEWAY.strip_suffix('/') == Some(path) {
+        http::moved(method, GATEWAY, uri.query())
+    } else if gateway && let Some(inner) = path.strip_prefix(GATEWAY) {
+        return match http::unescaped(inner) {
+            Some(inner) => Routed::Gateway(inner, sharing),
+            None => Routed::Answered(sharing.on(http::not_found())),
+        };
+    } else if path == metrics::PATH {
+        metrics::respond(&context.node, request.headers())
+    } else if let Some(answered) = debug::serve(context, method, path) {
+        answered
+    } else {
+        http::client(&context.node, method, path, query).await
+    };
+    Routed::Answered(sharing.on(response))
+}
+
+/// For whoever may not ask this way.
+fn refused<B>(context: &Context, request: &Request<B>, path: &str) -> Option<Response<Bytes>> {
     if request.extensions().get::<Encrypted>().is_none() {
         let host = host_of(request);
         if let Some(hosts) = &context.rules.hosts
@@ -72,46 +140,17 @@ pub async fn serve<B>(
                 host,
                 "rejecting HTTP request to prevent DNS rebinding attacks"
             );
-            return http::misdirected(host);
+            return Some(http::misdirected(host));
         }
-    } else {
-        // The JSON gateway calls with the server's own certificate: the caller's would not count.
-        let named = request.extensions().get::<CertificateName>();
-        if named.is_some_and(|name| !name.0.is_empty())
-            && path.starts_with("/v3/")
-            && context.node.auth().enabled()
-        {
-            return http::certificate_ignored();
-        }
+        return None;
     }
-    let mut response = if method == Method::OPTIONS {
-        http::empty(StatusCode::OK)
-    } else if let Some(clean) = cleaned(path).filter(|_| method != Method::CONNECT) {
-        http::moved(method, &clean, uri.query())
-    } else if path == metrics::PATH {
-        metrics::respond(&context.node, request.headers())
-    } else if let Some(answered) = debug::serve(context, method, path) {
-        answered
-    } else {
-        http::client(&context.node, method, path, query).await
-    };
-    if let Some(origin) = allowed(&context.rules.origins, request) {
-        let headers = response.headers_mut();
-        headers.append("Access-Control-Allow-Origin", origin);
-        for (name, value) in [
-            (
-                "Access-Control-Allow-Methods",
-                "POST, GET, OPTIONS, PUT, DELETE",
-            ),
-            (
-                "Access-Control-Allow-Headers",
-                "accept, content-type, authorization",
-            ),
-        ] {
-            headers.append(name, HeaderValue::from_static(value));
-        }
-    }
-    response
+    // The gateway calls for its caller without a certificate: the name in that would not count.
+    let named = request.extensions().get::<CertificateName>();
+    (named.is_some_and(|name| !name.0.is_empty())
+        && context.rules.gateway.is_some()
+        && path.starts_with(GATEWAY)
+        && context.node.auth().enabled())
+    .then(http::certificate_ignored)
 }
 
 /// The origin to name in the answer.

@@ -1,5 +1,5 @@
-//! Clients that others wrote, for the tests that run them against Ferrite: the Python libraries `etcd3` and
-//! `aetcd`, the Rust crate `etcd-client`, and the `etcdctl` of the distribution.
+//! Clients that others wrote, for the tests that run them against Ferrite: the Python libraries `etcd3`,
+//! `aetcd` and `etcd3gw`, the Rust crate `etcd-client`, and the `etcdctl` of the distribution.
 //!
 //! All of it lands in one folder of the build folder; nothing of it is shipped, and nothing that is shipped
 //! is built with it. What cannot be had is told and left out: its tests say what its absence means.
@@ -16,10 +16,10 @@ use crate::{root, setup, target_dir};
 pub const VARIABLE: &str = "FERRITE_CLIENTS_DIR";
 
 /// The libraries for Python, each in a folder of its own: they ask for versions that exclude each other.
-const PYTHON: [&str; 2] = ["etcd3", "aetcd"];
+const PYTHON: [&str; 3] = ["etcd3", "aetcd", "etcd3gw"];
 
-/// The folder with all that could be had: `etcd3` and `aetcd` (folders for `PYTHONPATH`), `with-etcd-client`
-/// and `etcdctl` (programs).
+/// The folder with all that could be had: `etcd3`, `aetcd` and `etcd3gw` (folders for `PYTHONPATH`),
+/// `with-etcd-client` and `etcdctl` (programs).
 ///
 /// # Errors
 /// The folder cannot be made.

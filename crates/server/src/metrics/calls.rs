@@ -12,7 +12,8 @@ use bytes::Bytes;
 use ferrite_metrics::Metrics;
 use ferrite_metrics::grpc::{CallType, Method};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+
+use crate::gateway::Source;
 
 /// gRPC's codes that are told apart here.
 const CANCELED: usize = 1;
@@ -111,7 +112,10 @@ impl Drop for Call {
 pub struct Ongoing(Option<Call>);
 
 /// Begins to count a call. What is asked for by a path that nobody serves is no call.
-pub fn begin(metrics: &Arc<Metrics>, request: Request<Incoming>) -> (Request<Asked>, Ongoing) {
+pub fn begin<B: Into<Source>>(
+    metrics: &Arc<Metrics>,
+    request: Request<B>,
+) -> (Request<Asked>, Ongoing) {
     let method = metrics.calls.find(request.uri().path());
     let patience = patience(request.headers());
     let timed = patience.is_some() || metrics.calls.timed();
@@ -127,7 +131,7 @@ pub fn begin(metrics: &Arc<Metrics>, request: Request<Incoming>) -> (Request<Ask
         method.started();
     }
     let request = request.map(|body| Asked {
-        body,
+        body: body.into(),
         counted,
         messages: Messages::default(),
     });
@@ -177,7 +181,7 @@ fn code(headers: &HeaderMap) -> Option<usize> {
 
 /// What a client sends.
 pub struct Asked {
-    body: Incoming,
+    body: Source,
     /// Where, and which method's.
     counted: Option<(Arc<Metrics>, usize)>,
     messages: Messages,

@@ -78,6 +78,19 @@ async fn python_aetcd() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn python_etcd3gw() {
+    let Some(library) = client("etcd3gw") else {
+        return;
+    };
+    let areas = &["kv", "txn", "watch", "lease", "lock", "maintenance", "auth"];
+    let script = Script {
+        variables: vec![("PYTHONPATH", library)],
+        ..python("with_etcd3gw.py", areas)
+    };
+    passes_on_both(&script).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn etcdctl_of_the_distribution() {
     let Some(program) = client("etcdctl") else {
         return;

@@ -21,6 +21,7 @@ mod gateway;
 mod grpc_proxy;
 mod handover;
 mod held;
+mod json_gateway;
 mod known_bugs;
 mod leases;
 mod left;
