@@ -12,8 +12,8 @@ use ferrite_sim::member::{Member, initial_cluster, name};
 use ferrite_sim::plan::Plan;
 use ferrite_sim::prng::Prng;
 
-/// Ticks of the second after which a member that was removed stops.
-const TICKS_LEFT: usize = 10;
+/// Part of the second after which a member that was removed stops; too short for the other one to stand for election.
+const TICKS_LEFT: usize = 3;
 
 struct Two {
     members: Vec<Member>,
