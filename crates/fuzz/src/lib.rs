@@ -54,6 +54,8 @@ pub const TARGETS: &[Target] = &[
     targets::settings::FLAGS,
     targets::settings::YAML,
     targets::disk::TARGET,
+    targets::gateway::JSON,
+    targets::gateway::WEBSOCKET,
 ];
 
 /// The target of this name.

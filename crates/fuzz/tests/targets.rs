@@ -11,7 +11,7 @@ use ferrite_fuzz::{TARGETS, memory, target};
 #[global_allocator]
 static COUNTING: memory::Counting = memory::Counting;
 
-/// Seconds a target has in the suite. Thirteen of them on two cores make a minute and a half.
+/// Seconds a target has in the suite. Fifteen of them on two cores make a minute and a half.
 const SECONDS: u64 = 13;
 
 fn number(name: &str) -> Option<u64> {
@@ -68,6 +68,8 @@ targets! {
     flags
     yaml
     disk
+    json
+    websocket
 }
 
 #[test]

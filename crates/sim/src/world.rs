@@ -423,14 +423,19 @@ impl World {
             .is_some_and(|running| running.stages.apply.applier().cluster().is_removed(id))
     }
 
-    /// Whether a member that belongs to the cluster and runs knows for good that this one was removed: a power
-    /// cut may take what it has applied and not yet written to its database.
+    /// Whether most of the voters know for good that this one was removed: a learner elects nobody, and a power cut
+    /// may take what a member has applied and not yet written to its database.
     pub(crate) fn is_known_as_removed(&self, id: u64) -> bool {
-        (0..self.members.len()).any(|place| {
-            let running = self.members[place].running.as_ref();
-            let durable = running.is_some_and(|running| !running.durable_members.contains(&id));
-            durable && self.belongs(place) && self.knows_as_removed(place, id)
-        })
+        let members = self.model.members();
+        let voters = members.values().filter(|learner| !**learner).count();
+        let knowing = (0..self.members.len()).filter(|place| {
+            let member = &self.members[*place];
+            let durable = (member.running.as_ref())
+                .is_some_and(|running| !running.durable_members.contains(&id));
+            let votes = members.get(&member.id) == Some(&false);
+            durable && votes && self.knows_as_removed(*place, id)
+        });
+        knowing.count() * 2 > voters
     }
 
     /// A member that has no place any more ends a second after it has learned so, as the production code

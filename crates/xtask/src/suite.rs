@@ -2,9 +2,10 @@
 //! user's walkthrough, on loopback and, where a Docker engine answers, in containers. What fails is run
 //! once more alone, at the end.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::built::{self, Program};
@@ -13,10 +14,13 @@ use crate::error::{Error, Result};
 use crate::rerun;
 use crate::run::{answers, cargo, line_of, say, shown};
 use crate::tally::{Failure, Reader, Tally};
-use crate::{in_ci, oracle, programs, setup};
+use crate::{in_ci, oracle, programs, root, setup, target_dir};
 
-/// What building and running the tests may take in CI; on two cores they take some twenty-five minutes.
-const LIMIT: Duration = Duration::from_secs(2400);
+/// What building and running the tests may take in CI; on two cores they take some thirty minutes.
+const LIMIT: Duration = Duration::from_secs(3300);
+
+/// Tests of processes wait more than they compute: so many of them at once keep two cores busy.
+const PROCESSES_AT_ONCE: (&str, &str) = ("crates/testkit/tests/processes/main.rs", "3");
 
 /// Seeds of the simulator in a run of the suite: some two minutes on two cores.
 const SIMULATIONS: &str = "2000";
@@ -123,10 +127,15 @@ impl Suite {
     /// Builds the test programs and runs them all, and the examples in the docs; the tests that failed.
     fn programs(&self, tally: &mut Tally) -> Result<Vec<(Program, Failure)>> {
         let mut failures = Vec::new();
+        let simulations = self.simulations()?;
         for program in built::build()? {
             say(&format!("{}", program.source.display()));
             let mut command = program.command();
             command.arg("--show-output");
+            let (source, threads) = PROCESSES_AT_ONCE;
+            if program.source == Path::new(source) {
+                command.args(["--test-threads", threads]);
+            }
             let failed = self.counted(command, tally)?;
             failures.extend(failed.into_iter().map(|test| (program.clone(), test)));
         }
@@ -137,22 +146,50 @@ impl Suite {
         say(&line_of(&examples));
         // These do not depend on what else runs.
         self.counted(examples, tally)?;
-        self.simulations(tally)?;
+        // One thread each, on simulated time: a second run would say the same.
+        say(&simulations.line);
+        self.ended(simulations, tally)?;
         Ok(failures)
     }
 
-    /// The simulator again, built for speed and with its deliberate mistakes: thousands of seeds.
-    fn simulations(&self, tally: &mut Tally) -> Result<()> {
-        let mut simulations = cargo();
+    /// The simulator again, built for speed and with its deliberate mistakes: thousands of seeds. They need no clock, and
+    /// take what processor time the other tests leave.
+    fn simulations(&self) -> Result<Running> {
+        let mut simulations = Command::new("nice");
         simulations
+            .args(["-n", "19"])
+            .arg(cargo().get_program())
             .args(["test", "--locked", "--profile", "sim"])
             .args(["-p", "ferrite-sim", "--features", "mutations"])
             .args(["--test", "seeds", "--test", "mutations"])
             .args(["--no-fail-fast", "--", "--show-output"])
+            .current_dir(root())
             .env("FERRITE_SIM_SEEDS", SIMULATIONS);
-        say(&line_of(&simulations));
-        // One thread each, on simulated time: a second run would say the same.
-        self.counted(simulations, tally)?;
+        let line = line_of(&simulations);
+        let path = target_dir().join("simulations.log");
+        let doing = format!("{}", path.display());
+        let output = File::create(&path).map_err(Error::io(doing.clone()))?;
+        let child = self
+            .limited(simulations)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .spawn()
+            .map_err(Error::io(format!("cannot run {line}")))?;
+        let output = File::open(&path).map_err(Error::io(doing))?;
+        Ok(Running {
+            line,
+            child,
+            output,
+        })
+    }
+
+    /// Waits for something that ran beside the others, and counts what it printed.
+    fn ended(&self, mut running: Running, tally: &mut Tally) -> Result<()> {
+        let before = tally.failed;
+        let status = (running.child.wait()).map_err(Error::io(&running.line))?;
+        let mut reader = Reader::default();
+        self.read(running.output, &mut reader, tally)?;
+        judge(&running.line, status, before, tally);
         Ok(())
     }
 
@@ -189,22 +226,24 @@ impl Suite {
             .map_err(Error::io(format!("cannot run {line}")))?;
         let mut reader = Reader::default();
         if let Some(output) = child.stdout.take() {
-            for bytes in BufReader::new(output).split(b'\n') {
-                let bytes = bytes.map_err(Error::io("reading the tests' output"))?;
-                let text = String::from_utf8_lossy(&bytes);
-                if reader.line(text.trim_end(), tally) {
-                    (self.show)(&text);
-                }
+            self.read(output, &mut reader, tally)?;
+        }
+        let status = child.wait().map_err(Error::io(&line))?;
+        judge(&line, status, before, tally);
+        Ok(reader.failures())
+    }
+
+    /// Shows and counts what test programs print.
+    fn read(&self, output: impl Read, reader: &mut Reader, tally: &mut Tally) -> Result<()> {
+        for bytes in BufReader::new(output).split(b'\n') {
+            let bytes = bytes.map_err(Error::io("reading the tests' output"))?;
+            let text = String::from_utf8_lossy(&bytes);
+            if reader.line(text.trim_end(), tally) {
+                (self.show)(&text);
             }
         }
         reader.finish(tally);
-        let status = child.wait().map_err(Error::io(&line))?;
-        // What does not compile or start has printed nothing to count.
-        if !status.success() && tally.failed == before {
-            say(&format!("FAILED: {line}: {status}"));
-            tally.failed += 1;
-        }
-        Ok(reader.failures())
+        Ok(())
     }
 
     /// In CI, the same command under the time that is left.
@@ -230,6 +269,21 @@ impl Suite {
             };
         }
         limited
+    }
+}
+
+/// Something that runs while other tests do.
+struct Running {
+    line: String,
+    child: Child,
+    output: File,
+}
+
+/// What does not compile or start has printed nothing to count.
+fn judge(line: &str, status: ExitStatus, failed_before: u64, tally: &mut Tally) {
+    if !status.success() && tally.failed == failed_before {
+        say(&format!("FAILED: {line}: {status}"));
+        tally.failed += 1;
     }
 }
 

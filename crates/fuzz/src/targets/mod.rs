@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod disk;
+pub mod gateway;
 pub mod peer;
 pub mod requests;
 pub mod settings;
