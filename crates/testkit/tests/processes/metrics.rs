@@ -1045,7 +1045,7 @@ async fn a_learner_is_shown_as_one_until_it_is_promoted() {
     let cluster = Cluster::builder().members(2).build();
     let (first, second) = (cluster.member(0), cluster.member(1));
     let alone = format!("--initial-cluster={}={}", first.name(), first.peer_url());
-    first.start_once_with(&[alone.clone()]);
+    first.start_once_with(std::slice::from_ref(&alone));
     first.ready(PATIENCE).await;
     let client = cluster.client(0);
     let request = pb::MemberAddRequest {
