@@ -272,6 +272,10 @@ impl Cluster {
             }
             ConfChangeType::ConfChangeRemoveNode => match current {
                 None => Err(Error::IdNotFound),
+                // Two removals may be asked for at members that know of neither; no group is left after both.
+                Some(member) if !member.is_learner && self.voters().count() == 1 => {
+                    Err(Error::LastVoter)
+                }
                 Some(_) => Ok(Change::Removed(id)),
             },
             ConfChangeType::ConfChangeUpdateNode => {

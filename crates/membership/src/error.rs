@@ -18,6 +18,9 @@ pub enum Error {
     /// The member to promote votes already.
     #[error("membership: can only promote a learner member")]
     MemberNotLearner,
+    /// The only voter is to be removed. Never checked by etcd, which ends by a panic when it is committed.
+    #[error("membership: cannot remove the last voting member")]
+    LastVoter,
     /// One more learner would be too many.
     #[error("membership: too many learner members in cluster")]
     TooManyLearners,

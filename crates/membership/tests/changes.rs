@@ -292,3 +292,18 @@ fn version_and_downgrade_are_kept() {
         (Some(Version::new(3, 7, 0)), Some(downgrade))
     );
 }
+
+/// Asked for at members that do not know of each other's removal yet, both may be committed. etcd's members end by a
+/// panic then, at every start again.
+#[test]
+fn the_last_voter_stays() {
+    let mut cluster = three();
+    let ids: Vec<u64> = cluster.members.keys().copied().collect();
+    for id in &ids[..2] {
+        cluster.apply_conf_change(&remove(*id)).expect("removed");
+    }
+    let before = cluster.clone();
+    let last = remove(ids[2]);
+    assert_eq!(cluster.apply_conf_change(&last), Err(Error::LastVoter));
+    assert_eq!(cluster, before);
+}

@@ -217,6 +217,10 @@ pub fn membership(error: &ferrite_membership::Error) -> Status {
             Code::FailedPrecondition,
             "etcdserver: Peer URLs already exists",
         ),
+        E::LastVoter => (
+            Code::Unknown,
+            "etcdserver: re-configuration failed due to not enough started members",
+        ),
         E::MemberNotLearner => (
             Code::FailedPrecondition,
             "etcdserver: can only promote a learner member",

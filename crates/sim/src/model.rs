@@ -284,8 +284,11 @@ impl Model {
         let refused = if self.removed.contains(&id) {
             Some("IdRemoved")
         } else if change.change_type() == ConfChangeType::ConfChangeRemoveNode {
-            match self.members.remove(&id) {
+            let voters = self.members.values().filter(|learner| !**learner).count();
+            match self.members.get(&id) {
+                Some(false) if voters == 1 => Some("LastVoter"),
                 Some(_) => {
+                    self.members.remove(&id);
                     self.removed.insert(id);
                     None
                 }

@@ -10,7 +10,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request};
 
 use super::{put_request, range, refused, txn, wire};
-use crate::{beside_others, put};
+use crate::{beside_others, http_get, put};
 
 const ELECTION: Duration = Duration::from_secs(1);
 
@@ -74,9 +74,12 @@ async fn lost_with_its_followers(kind: Kind) -> Said {
     let noticed = async || {
         let log = cluster.member(leader).log();
         let lost = log.matches("peer became inactive").count();
-        (lost >= 2).then_some(())
+        // What is not read before the stop begins to wait after it.
+        let page = http_get(cluster.member(leader).endpoint(), "/metrics").await;
+        let waits = page.contains("\netcd_server_proposals_pending 1\n");
+        (lost >= 2 && waits).then_some(())
     };
-    eventually("the links are lost", PATIENCE, noticed).await;
+    eventually("the put waits, and the links are lost", PATIENCE, noticed).await;
     cluster.member(leader).stop_signal();
     tokio::time::sleep(Duration::from_millis(11_500)).await;
     cluster.member(leader).cont();
