@@ -262,6 +262,7 @@ impl World {
                 && self.violation.is_none()
                 && self.steps.is_multiple_of(64)
             {
+                self.retire_the_removed();
                 if self.now > since + CALM_CLIENTS_US && self.is_whole() {
                     self.judge_the_end();
                     break;
@@ -448,6 +449,17 @@ impl World {
             self.retire(place);
         } else {
             self.after(500_000, Event::Leave(place, life));
+        }
+    }
+
+    /// Whoever was removed and hears of it from nobody (a learner asks for no votes) is switched off by its operator.
+    fn retire_the_removed(&mut self) {
+        for place in 0..self.members.len() {
+            let id = self.members[place].id;
+            let runs = self.members[place].running.is_some();
+            if runs && self.model.is_removed(id) && self.is_known_as_removed(id) {
+                self.retire(place);
+            }
         }
     }
 
