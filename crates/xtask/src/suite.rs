@@ -22,6 +22,9 @@ const LIMIT: Duration = Duration::from_secs(3300);
 /// Tests of processes wait more than they compute: so many of them at once keep two cores busy.
 const PROCESSES_AT_ONCE: (&str, &str) = ("crates/testkit/tests/processes/main.rs", "3");
 
+/// Tests that compute for a time of their own, whatever else runs.
+const FUZZERS: &str = "crates/fuzz/tests/targets.rs";
+
 /// Seeds of the simulator in a run of the suite: some two minutes on two cores.
 const SIMULATIONS: &str = "2000";
 
@@ -128,7 +131,12 @@ impl Suite {
     fn programs(&self, tally: &mut Tally) -> Result<Vec<(Program, Failure)>> {
         let mut failures = Vec::new();
         let simulations = self.simulations()?;
-        for program in built::build()? {
+        let (fuzzers, others): (Vec<_>, Vec<_>) =
+            (built::build()?.into_iter()).partition(|program| program.source == Path::new(FUZZERS));
+        let fuzzers: Vec<Running> = (fuzzers.iter())
+            .map(|program| self.fuzzers(program))
+            .collect::<Result<_>>()?;
+        for program in others {
             say(&format!("{}", program.source.display()));
             let mut command = program.command();
             command.arg("--show-output");
@@ -146,31 +154,54 @@ impl Suite {
         say(&line_of(&examples));
         // These do not depend on what else runs.
         self.counted(examples, tally)?;
-        // One thread each, on simulated time: a second run would say the same.
-        say(&simulations.line);
-        self.ended(simulations, tally)?;
+        // From a seed each, on simulated time or none: a second run would say the same.
+        for running in fuzzers.into_iter().chain([simulations]) {
+            say(&running.line);
+            self.ended(running, tally)?;
+        }
         Ok(failures)
     }
 
     /// The simulator again, built for speed and with its deliberate mistakes: thousands of seeds. They need no clock, and
     /// take what processor time the other tests leave.
     fn simulations(&self) -> Result<Running> {
-        let mut simulations = Command::new("nice");
+        let mut simulations = cargo();
         simulations
-            .args(["-n", "19"])
-            .arg(cargo().get_program())
             .args(["test", "--locked", "--profile", "sim"])
             .args(["-p", "ferrite-sim", "--features", "mutations"])
             .args(["--test", "seeds", "--test", "mutations"])
             .args(["--no-fail-fast", "--", "--show-output"])
-            .current_dir(root())
             .env("FERRITE_SIM_SEEDS", SIMULATIONS);
-        let line = line_of(&simulations);
-        let path = target_dir().join("simulations.log");
+        self.beside(&simulations, "simulations.log")
+    }
+
+    /// The fuzzers, half a minute each.
+    fn fuzzers(&self, program: &Program) -> Result<Running> {
+        let mut fuzzers = program.command();
+        fuzzers.arg("--show-output");
+        self.beside(&fuzzers, "fuzzers.log")
+    }
+
+    /// Starts something that takes what processor time other tests leave; what it prints goes to a file in the build folder
+    /// meanwhile.
+    fn beside(&self, command: &Command, log: &str) -> Result<Running> {
+        let line = line_of(command);
+        let path = target_dir().join(log);
         let doing = format!("{}", path.display());
         let output = File::create(&path).map_err(Error::io(doing.clone()))?;
+        let mut last = Command::new("nice");
+        last.args(["-n", "19"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(command.get_current_dir().unwrap_or(&root()));
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => last.env(name, value),
+                None => last.env_remove(name),
+            };
+        }
         let child = self
-            .limited(simulations)
+            .limited(last)
             .stdin(Stdio::null())
             .stdout(output)
             .spawn()
