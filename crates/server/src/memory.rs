@@ -46,11 +46,10 @@ fn unload_code() {
         return;
     };
     for (start, end) in unwritten(&maps, &program.to_string_lossy()) {
-        // SAFETY: the range is one mapping of this program's file, as the kernel has just named it, that cannot be written
-        // to and of which no page differs from the file (none is anonymous). Nothing of ours ever unmaps the program. For such a
-        // mapping DONTNEED means that the next access reads the same bytes from the file again (madvise(2)), at any moment,
-        // for any thread: what is there does not change, only how soon it is there. A debugger's breakpoints are anonymous
-        // pages, and so are relocated tables; mappings with those are left out.
+        // SAFETY: the range is one mapping of this program's file, as the kernel has just named it, that nobody may write to and
+        // of which no page differs from the file (a debugger's breakpoints and relocated tables are anonymous pages). Nothing
+        // unmaps the program. For such a mapping DONTNEED means that the next access reads the same bytes of the file
+        // again (madvise(2)), at any moment, for any thread: what is there does not change, only how soon it is there.
         let _left = unsafe {
             rustix::mm::madvise(
                 std::ptr::with_exposed_provenance_mut(start),

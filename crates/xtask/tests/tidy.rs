@@ -53,6 +53,7 @@ const UNSAFE: &[&str] = &[
     "crates/dev/src/sys.rs",
     "crates/fuzz/src/memory.rs",
     "crates/server/src/early.rs",
+    "crates/server/src/memory.rs",
     "crates/server/src/sys.rs",
     "crates/testkit/src/member.rs",
     "crates/testkit/src/ports.rs",
