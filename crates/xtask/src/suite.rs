@@ -22,8 +22,15 @@ const LIMIT: Duration = Duration::from_secs(3300);
 /// Tests of processes wait more than they compute: so many of them at once keep two cores busy.
 const PROCESSES_AT_ONCE: (&str, &str) = ("crates/testkit/tests/processes/main.rs", "3");
 
-/// Tests that compute for a time of their own, whatever else runs.
-const FUZZERS: &str = "crates/fuzz/tests/targets.rs";
+/// How nice those are that only take what processor time is left.
+const LAST: &str = "19";
+
+/// Tests that take a time of their own, whatever else runs, and how nice they are: the fuzzers only compute, and members
+/// on a bad network may be slow.
+const BESIDE: [(&str, &str); 2] = [
+    ("crates/fuzz/tests/targets.rs", LAST),
+    ("crates/testkit/tests/faults/main.rs", "5"),
+];
 
 /// Seeds of the simulator in a run of the suite: some two minutes on two cores.
 const SIMULATIONS: &str = "2000";
@@ -131,11 +138,19 @@ impl Suite {
     fn programs(&self, tally: &mut Tally) -> Result<Vec<(Program, Failure)>> {
         let mut failures = Vec::new();
         let simulations = self.simulations()?;
-        let (fuzzers, others): (Vec<_>, Vec<_>) =
-            (built::build()?.into_iter()).partition(|program| program.source == Path::new(FUZZERS));
-        let fuzzers: Vec<Running> = (fuzzers.iter())
-            .map(|program| self.fuzzers(program))
-            .collect::<Result<_>>()?;
+        let mut beside = Vec::new();
+        let mut others = Vec::new();
+        for program in built::build()? {
+            match (BESIDE.iter()).find(|(source, _)| program.source == Path::new(source)) {
+                Some((_, nice)) => {
+                    let mut command = program.command();
+                    command.arg("--show-output");
+                    let log = format!("{}.log", program.source.display()).replace('/', "-");
+                    beside.push((self.beside(&command, nice, &log)?, program));
+                }
+                None => others.push(program),
+            }
+        }
         for program in others {
             say(&format!("{}", program.source.display()));
             let mut command = program.command();
@@ -154,11 +169,14 @@ impl Suite {
         say(&line_of(&examples));
         // These do not depend on what else runs.
         self.counted(examples, tally)?;
-        // From a seed each, on simulated time or none: a second run would say the same.
-        for running in fuzzers.into_iter().chain([simulations]) {
+        for (running, program) in beside {
             say(&running.line);
-            self.ended(running, tally)?;
+            let failed = self.ended(running, tally)?;
+            failures.extend(failed.into_iter().map(|test| (program.clone(), test)));
         }
+        // One thread each, on simulated time: a second run would say the same.
+        say(&simulations.line);
+        self.ended(simulations, tally)?;
         Ok(failures)
     }
 
@@ -172,25 +190,18 @@ impl Suite {
             .args(["--test", "seeds", "--test", "mutations"])
             .args(["--no-fail-fast", "--", "--show-output"])
             .env("FERRITE_SIM_SEEDS", SIMULATIONS);
-        self.beside(&simulations, "simulations.log")
-    }
-
-    /// The fuzzers, half a minute each.
-    fn fuzzers(&self, program: &Program) -> Result<Running> {
-        let mut fuzzers = program.command();
-        fuzzers.arg("--show-output");
-        self.beside(&fuzzers, "fuzzers.log")
+        self.beside(&simulations, LAST, "simulations.log")
     }
 
     /// Starts something that takes what processor time other tests leave; what it prints goes to a file in the build folder
     /// meanwhile.
-    fn beside(&self, command: &Command, log: &str) -> Result<Running> {
+    fn beside(&self, command: &Command, nice: &str, log: &str) -> Result<Running> {
         let line = line_of(command);
         let path = target_dir().join(log);
         let doing = format!("{}", path.display());
         let output = File::create(&path).map_err(Error::io(doing.clone()))?;
         let mut last = Command::new("nice");
-        last.args(["-n", "19"])
+        last.args(["-n", nice])
             .arg(command.get_program())
             .args(command.get_args())
             .current_dir(command.get_current_dir().unwrap_or(&root()));
@@ -200,6 +211,7 @@ impl Suite {
                 None => last.env_remove(name),
             };
         }
+        last.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let child = self
             .limited(last)
             .stdin(Stdio::null())
@@ -214,14 +226,14 @@ impl Suite {
         })
     }
 
-    /// Waits for something that ran beside the others, and counts what it printed.
-    fn ended(&self, mut running: Running, tally: &mut Tally) -> Result<()> {
+    /// Waits for something that ran beside the others, and counts what it printed; the tests that failed.
+    fn ended(&self, mut running: Running, tally: &mut Tally) -> Result<Vec<Failure>> {
         let before = tally.failed;
         let status = (running.child.wait()).map_err(Error::io(&running.line))?;
         let mut reader = Reader::default();
         self.read(running.output, &mut reader, tally)?;
         judge(&running.line, status, before, tally);
-        Ok(())
+        Ok(reader.failures())
     }
 
     /// Runs failed tests once more, each alone.
