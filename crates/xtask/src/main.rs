@@ -46,6 +46,9 @@ enum What {
         /// Folder with etcd, etcdctl and etcdutl [default: built for release, without this machine's paths]
         #[arg(long, value_name = "DIR")]
         bin_dir: Option<PathBuf>,
+        /// Links the system's libraries into the programs, so that they run on every Linux
+        #[arg(long = "static", conflicts_with = "bin_dir")]
+        linked_whole: bool,
         /// Where packages go [default: target/package]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
@@ -97,9 +100,18 @@ fn main() -> ExitCode {
         What::Package {
             kind,
             bin_dir,
+            linked_whole,
             out,
             tag,
-        } => package::make(kind.kinds(), &package::Options { bin_dir, out, tag }).map(drop),
+        } => {
+            let options = package::Options {
+                bin_dir,
+                linked_whole,
+                out,
+                tag,
+            };
+            package::make(kind.kinds(), &options).map(drop)
+        }
         What::Oracle => oracle::ensure().map(|dir| say(&format!("{}", dir.display()))),
     };
     match answer {

@@ -35,6 +35,8 @@ pub enum Kind {
 pub struct Options {
     /// A folder with `etcd`, `etcdctl` and `etcdutl`; built for release unless given.
     pub bin_dir: Option<PathBuf>,
+    /// Programs that are built have the system's libraries linked in, and run on every Linux.
+    pub linked_whole: bool,
     /// Where packages go; `target/package` unless given.
     pub out: Option<PathBuf>,
     /// The image's name; `ferrite-etcd:latest` unless given.

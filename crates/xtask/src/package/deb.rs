@@ -54,7 +54,7 @@ pub fn make(shipped: &Shipped, out: &Path) -> Result<PathBuf> {
     control.put(
         "control",
         0o644,
-        fields(&version, architecture, &shipped.glibc, size),
+        fields(&version, architecture, shipped.glibc.as_deref(), size),
     )?;
     control.put("conffiles", 0o644, format!("/{CONFFILE}\n"))?;
     for script in ["postinst", "prerm", "postrm"] {
@@ -101,14 +101,17 @@ fn member(archive: &mut Vec<u8>, name: &str, date: u64, bytes: &[u8]) {
     }
 }
 
-fn fields(version: &str, architecture: &str, glibc: &str, kib: u64) -> String {
+fn fields(version: &str, architecture: &str, glibc: Option<&str>, kib: u64) -> String {
+    let libraries = glibc.map_or_else(String::new, |glibc| {
+        format!(", libc6 (>= {glibc}), libgcc-s1")
+    });
     format!(
         "Package: {NAME}\n\
          Version: {version}\n\
          Architecture: {architecture}\n\
          Maintainer: {}\n\
          Installed-Size: {kib}\n\
-         Depends: adduser, libc6 (>= {glibc}), libgcc-s1\n\
+         Depends: adduser{libraries}\n\
          Provides: etcd, etcd-client, etcd-server\n\
          Conflicts: etcd, etcd-client, etcd-server\n\
          Replaces: etcd, etcd-client, etcd-server\n\

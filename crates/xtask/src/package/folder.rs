@@ -35,11 +35,13 @@ pub fn make(shipped: &Shipped, out: &Path) -> Result<PathBuf> {
     stage.copy("deploy/debian/etcd.default", "systemd/etcd.default", 0o644)?;
     stage.copy("LICENSE", "LICENSE", 0o644)?;
     stage.copy("CHANGELOG.md", "CHANGELOG.md", 0o644)?;
+    let needs = (shipped.glibc.as_deref())
+        .map_or_else(String::new, |glibc| format!(" with glibc {glibc} or newer"));
     stage.put(
         "INSTALL",
         0o644,
         format!(
-            "The programs need Linux with glibc {} or newer, and nothing else.\n\n\
+            "The programs need Linux{needs}, and nothing else.\n\n\
              \x20   install -m 0755 bin/* /usr/bin/\n\
              \x20   useradd --system --home-dir /var/lib/etcd --no-create-home --user-group etcd\n\
              \x20   install -m 0644 systemd/etcd.service /etc/systemd/system/\n\
@@ -47,7 +49,6 @@ pub fn make(shipped: &Shipped, out: &Path) -> Result<PathBuf> {
              \x20   systemctl daemon-reload\n\n\
              Then say in /etc/default/etcd who the member is, and: systemctl enable --now etcd\n\
              The guides are in doc/docs, operations.md first.\n",
-            shipped.glibc
         ),
     )?;
     // The tar has the folder in it, not its contents alone.

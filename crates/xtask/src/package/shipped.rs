@@ -20,8 +20,8 @@ pub struct Shipped {
     pub dir: PathBuf,
     /// Ferrite's version.
     pub version: String,
-    /// The oldest glibc they run with, as `2.34`.
-    pub glibc: String,
+    /// The oldest glibc they run with, as `2.34`; `None` when they need no library of the system.
+    pub glibc: Option<String>,
     /// Seconds since 1970 that every file in a package says it is from.
     pub date: u64,
 }
@@ -34,7 +34,7 @@ impl Shipped {
     pub fn of(options: &Options, out: &Path) -> Result<Self> {
         let from = match &options.bin_dir {
             Some(dir) => dir.clone(),
-            None => build()?,
+            None => build(options.linked_whole)?,
         };
         if !answers("strip", &["--version"]) || !answers("readelf", &["--version"]) {
             setup::packages(&["binutils"])?;
@@ -89,8 +89,9 @@ impl Shipped {
     }
 }
 
-/// Builds for release; paths of this machine that the compilers would write down are replaced.
-fn build() -> Result<PathBuf> {
+/// Builds for release, with the system's libraries linked in if `whole`; paths of this machine that the compilers would
+/// write down are replaced.
+fn build(whole: bool) -> Result<PathBuf> {
     let dir = target_dir().join("package-build");
     let mut rust: Vec<String> = std::env::var("RUSTFLAGS")
         .map(|flags| flags.split_whitespace().map(str::to_owned).collect())
@@ -101,6 +102,15 @@ fn build() -> Result<PathBuf> {
         c.push_str(&format!(" -ffile-prefix-map={}={name}", path.display()));
     }
     let mut build = cargo();
+    let mut programs = dir.clone();
+    if whole {
+        // What runs while building is loaded into the compiler, which needs shared libraries: named apart, the
+        // target is the programs alone.
+        let target = host()?;
+        rust.push("-Ctarget-feature=+crt-static".to_owned());
+        build.env("CARGO_BUILD_TARGET", &target);
+        programs.push(target);
+    }
     build
         .args(["build", "--release", "--locked", "--bins", "--target-dir"])
         .arg(&dir)
@@ -111,7 +121,16 @@ fn build() -> Result<PathBuf> {
         build.args(["--package", package]);
     }
     shown(&mut build)?;
-    Ok(dir.join("release"))
+    Ok(programs.join("release"))
+}
+
+/// What the compiler calls this machine's kind.
+fn host() -> Result<String> {
+    let said = output(Command::new("rustc").arg("-vV"))?;
+    said.lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .ok_or_else(|| Error::told(format!("rustc -vV names no host: {said}")))
 }
 
 fn cargo_home() -> PathBuf {
@@ -132,18 +151,30 @@ fn contains(file: &Path, words: &[u8]) -> Result<bool> {
     Ok(bytes.windows(words.len()).any(|window| window == words))
 }
 
-/// The newest version of glibc's symbols that one of the programs asks for.
-fn glibc(dir: &Path) -> Result<String> {
+/// The newest version of glibc's symbols that one of the programs asks for, if any asks for a library.
+fn glibc(dir: &Path) -> Result<Option<String>> {
     let mut newest = (0, 0);
+    let mut needed = Vec::new();
     for program in PROGRAMS {
-        let mut readelf = Command::new("readelf");
-        let text = output(readelf.arg("--version-info").arg(dir.join(program)))?;
-        newest = newest.max(newest_glibc(&text));
+        let asked = |what: &str| output(Command::new("readelf").arg(what).arg(dir.join(program)));
+        newest = newest.max(newest_glibc(&asked("--version-info")?));
+        needed.extend(libraries(&asked("--dynamic")?));
     }
-    match newest {
-        (0, 0) => Err(Error::told("the programs ask for no glibc at all")),
-        (major, minor) => Ok(format!("{major}.{minor}")),
+    match (newest, needed.as_slice()) {
+        (_, []) => Ok(None),
+        ((0, 0), [library, ..]) => Err(Error::told(format!(
+            "the programs ask for {library}, and for no glibc"
+        ))),
+        ((major, minor), _) => Ok(Some(format!("{major}.{minor}"))),
     }
+}
+
+/// The shared libraries in what `readelf --dynamic` prints.
+fn libraries(text: &str) -> Vec<String> {
+    text.lines()
+        .filter(|line| line.contains("(NEEDED)"))
+        .filter_map(|line| Some(line.split_once('[')?.1.trim_end_matches(']').to_owned()))
+        .collect()
 }
 
 fn newest_glibc(text: &str) -> (u32, u32) {
@@ -194,7 +225,14 @@ pub fn output(command: &mut Command) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::newest_glibc;
+    use super::{libraries, newest_glibc};
+
+    #[test]
+    fn what_needs_no_library_is_told_by_its_dynamic_section() {
+        let shared = " 0x01 (NEEDED)  Shared library: [libm.so.6]\n 0x01 (NEEDED)  Shared library: [libc.so.6]\n 0x0c (INIT) 0x5000\n";
+        assert_eq!(libraries(shared), ["libm.so.6", "libc.so.6"]);
+        assert!(libraries(" 0x0c (INIT) 0x5000\n").is_empty());
+    }
 
     #[test]
     fn versions_are_numbers_and_not_texts() {
