@@ -23,6 +23,7 @@ use tonic::body::Body;
 
 use crate::conn::{Encrypted, Established, Protocol, RawSocket, Socket, establish};
 use crate::listen::{Calls, ClientPort, Listener, Speech, Traffic};
+use crate::memory;
 use crate::metrics::calls::Answered;
 use crate::pings::{Call, Paced};
 use crate::readdress::Readdressed;
@@ -30,6 +31,7 @@ use crate::room::{Place, Room};
 use crate::serve::Services;
 use crate::service::Context;
 use crate::service::stats::Remote;
+use crate::untaken::{self, Account, Claim, Untaken, Weight};
 
 /// Threads that serve clients: half of the machine, at least one, at most eight.
 const THREADS_MAX: usize = 8;
@@ -130,6 +132,9 @@ impl ClientServer {
         count: usize,
     ) -> Result<Self, ServeError> {
         let (stop, stopped) = watch::channel(false);
+        let untaken = Untaken::new(untaken::limit(memory::usable(
+            context.node.config().memory_limit,
+        )));
         let mut inboxes = Vec::new();
         let mut threads = Vec::new();
         for index in 0..count.max(1) {
@@ -140,6 +145,7 @@ impl ClientServer {
                 services: Arc::new(Services::new(context.clone())),
                 calls: context.calls,
                 load: context.loads.add(&name),
+                untaken: Arc::clone(&untaken),
             };
             let stopped = stopped.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -284,6 +290,7 @@ struct Server {
     services: Arc<Services>,
     calls: Calls,
     load: Arc<Load>,
+    untaken: Arc<Untaken>,
 }
 
 async fn serve_connections(
@@ -366,6 +373,7 @@ async fn serve_connection(
     let limits = server.calls;
     let encrypted = caller.is_some();
     let remote = Remote(remote.into());
+    let account = server.untaken.account(&activity, Arc::clone(&remote.0));
     let afterwards = Afterwards::default();
     let load = Arc::clone(&server.load);
     let later = afterwards.clone();
@@ -379,13 +387,18 @@ async fn serve_connection(
             request.extensions_mut().insert(later.clone());
         }
         let services = Arc::clone(&server.services);
+        let account = Arc::clone(&account);
         Box::pin(async move {
-            let response = services.serve(request, traffic, &remote).await?;
+            let mut response = services.serve(request, traffic, &remote).await?;
             call.answers();
+            let weight = response.extensions_mut().remove::<Weight>();
+            let claim = weight.map(|Weight(bytes)| account.claim(bytes));
             Ok(response.map(|body| Answering {
                 body,
                 call,
                 _counted: counted,
+                account,
+                claim,
             }))
         })
     });
@@ -461,6 +474,9 @@ async fn run_to_end<C, E>(
         _stopping = async { stopped.wait_for(|stop| *stop).await.is_ok() } => {}
         () = place.activity.unwanted.notified() => {}
     }
+    if place.activity.evicted() {
+        return;
+    }
     say_goodbye(connection.as_mut());
     let _ended = tokio::time::timeout(LINGER, connection).await;
 }
@@ -470,6 +486,9 @@ struct Answering {
     body: Answered<Body>,
     call: Call,
     _counted: Counted,
+    account: Arc<Account>,
+    /// Of an answer that waits to be encoded.
+    claim: Option<Claim>,
 }
 
 impl http_body::Body for Answering {
@@ -482,10 +501,13 @@ impl http_body::Body for Answering {
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
-        if matches!(frame, Poll::Ready(Some(_))) {
-            this.call.answers();
-        }
-        frame
+        frame.map(|frame| {
+            frame.inspect(|_| this.call.answers()).map(|frame| {
+                // From here on its pieces are what is kept.
+                this.claim = None;
+                frame.map(|frame| frame.map_data(|bytes| this.account.count(bytes)))
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {

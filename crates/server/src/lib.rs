@@ -32,5 +32,6 @@ pub mod srv;
 pub mod sys;
 pub mod system;
 pub mod tls;
+pub mod untaken;
 pub mod web;
 pub mod yaml;

@@ -111,6 +111,16 @@ fn own_bytes() -> Option<u64> {
     Some(resident.saturating_sub(shared).saturating_mul(page))
 }
 
+/// What this process may use at most, in bytes: its limit, if it has one, and never more than the machine has.
+pub fn usable(limit: Option<u64>) -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    let all = (info.totalram as u64).checked_mul(u64::from(info.mem_unit));
+    match (limit, all.filter(|bytes| *bytes > 0)) {
+        (Some(limit), Some(all)) => Some(limit.min(all)),
+        (limit, all) => limit.or(all),
+    }
+}
+
 /// The tightest limit found, in bytes; `None` when there is none, or none can be read.
 pub fn limit() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;

@@ -45,6 +45,8 @@ pub struct Activity {
     last: AtomicU64,
     /// Its place is wanted for another connection.
     pub unwanted: Notify,
+    /// It is not only unwanted, but costs more with every moment.
+    evicted: AtomicBool,
 }
 
 impl Activity {
@@ -56,6 +58,7 @@ impl Activity {
             answered: AtomicBool::new(false),
             last: AtomicU64::new(0),
             unwanted: Notify::new(),
+            evicted: AtomicBool::new(false),
         }
     }
 
@@ -72,6 +75,17 @@ impl Activity {
         }
         let last = self.last.load(Ordering::Relaxed);
         Some((last > 0, self.born + Duration::from_millis(last)))
+    }
+
+    /// Ends the connection at once, with the calls that are under way.
+    pub fn evict(&self) {
+        self.evicted.store(true, Ordering::Relaxed);
+        self.unwanted.notify_one();
+    }
+
+    /// Whether it is to end at once.
+    pub fn evicted(&self) -> bool {
+        self.evicted.load(Ordering::Relaxed)
     }
 
     /// A call begins; it ends with what is returned.

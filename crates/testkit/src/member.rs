@@ -93,6 +93,20 @@ impl Member {
     /// If no process runs.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
+        self.kernel_says("VmRSS")
+    }
+
+    /// Most memory the process ever had resident, in bytes.
+    ///
+    /// # Panics
+    /// If no process runs.
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        self.kernel_says("VmHWM")
+    }
+
+    /// A line of what the kernel says about the process, in bytes.
+    fn kernel_says(&self, name: &str) -> u64 {
         let pid = self
             .pid()
             .unwrap_or_else(|| panic!("member {} is down", self.index));
@@ -100,7 +114,7 @@ impl Member {
             .expect("the kernel tells about a child");
         let kib: String = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
             .expect("the kernel says how much")
             .chars()
             .filter(char::is_ascii_digit)

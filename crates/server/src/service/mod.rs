@@ -31,6 +31,7 @@ use crate::errors;
 use crate::listen::Calls;
 use crate::room::Room;
 use crate::spans::Tracer;
+use crate::untaken::{self, Weight};
 use crate::web::Rules;
 use leader::LeaderLost;
 
@@ -263,10 +264,13 @@ pub fn compresses(metadata: &MetadataMap) -> bool {
 
 /// An answer of any size.
 pub fn answer<T: prost::Message>(message: T, compressed: bool) -> Response<T> {
-    let large = compressed && message.encoded_len() > COMPRESSED_MAX;
+    let length = message.encoded_len();
     let mut response = Response::new(message);
-    if large {
+    if compressed && length > COMPRESSED_MAX {
         response.disable_compression();
+    }
+    if length >= untaken::COUNTED_FROM {
+        response.extensions_mut().insert(Weight(length));
     }
     response
 }

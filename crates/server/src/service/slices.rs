@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use ferrite_mvcc::{RequestError, Store, kv};
 use ferrite_proto::etcdserverpb::{RangeRequest, RangeResponse};
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use super::range_stream::after;
@@ -16,6 +17,9 @@ use crate::errors;
 const SLICE_KEYS: i64 = 1_000;
 /// Bytes of keys and values after which a slice ends.
 const SLICE_BYTES: usize = 256 << 10;
+
+/// Large ranges that are read at the same time, by all threads; one takes all the time that a core has.
+static AT_ONCE: Semaphore = Semaphore::const_new(16);
 
 /// Why a range was not read to its end.
 enum Broken {
@@ -68,6 +72,8 @@ async fn sliced(
     request: &RangeRequest,
     deadline: Option<Instant>,
 ) -> Result<RangeResponse, Broken> {
+    // Many half-read ranges are as much memory as many that are read; whoever waits here holds nothing.
+    let _turn = AT_ONCE.acquire().await.ok();
     let wanted = match request.limit {
         limit if limit > 0 => limit,
         _ => i64::MAX,

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use ferrite_testkit::{Client, Cluster, PATIENCE, Pki, Wanted, eventually};
+use ferrite_testkit::{Client, Cluster, PATIENCE, Pki, Wanted, eventually, pb};
+use prost::Message as _;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -284,4 +285,68 @@ async fn bad_bytes_end_their_connection_and_no_other() {
     })
     .await;
     eprintln!("longest put {longest:?}; {grown} bytes more");
+}
+
+/// Whoever asks for much and takes none of it has a place for some of it, and no more: then its connection goes, and
+/// nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_end_the_connection_they_were_asked_on() {
+    const VALUE_BYTES: usize = 1 << 20;
+    const VALUES: usize = 5;
+    const LIMIT_BYTES: u64 = 256 << 20;
+    const CALLS: u32 = 50;
+    let _turn = beside_others().await;
+    let limit = LIMIT_BYTES.to_string();
+    let cluster = Cluster::builder()
+        .extra_args(&["--memory-limit-bytes", limit.as_str()])
+        .start()
+        .await;
+    let member = cluster.member(0);
+    let client = cluster.client(0);
+    let large = || pb::RangeRequest {
+        key: "large".into(),
+        range_end: "largf".into(),
+        ..Default::default()
+    };
+    for number in 0..VALUES {
+        let request = pb::PutRequest {
+            key: format!("large{number}").into(),
+            value: vec![7; VALUE_BYTES].into(),
+            ..Default::default()
+        };
+        client.kv().put(request).await.expect("a put");
+    }
+    let message = wire::message(false, &large().encode_to_vec());
+    let head = call("/etcdserverpb.KV/Range", &[]);
+    // What a stream may be sent before more is asked for: nothing, or the smallest piece.
+    for window in [0_u32, 1] {
+        let mut hoarders = Vec::new();
+        for _ in 0..4 {
+            let mut hoarder = Wire::open(member.endpoint()).await;
+            let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
+            hoarder.send(&frame(SETTINGS, 0, 0, &setting)).await;
+            for number in 0..CALLS {
+                hoarder.begin(1 + 2 * number, &head, &message).await;
+            }
+            hoarders.push(hoarder);
+        }
+        // Of a thousand megabytes asked for, a quarter of the limit is kept: the first connections go.
+        for hoarder in hoarders.iter_mut().take(2) {
+            let end = async { while hoarder.next().await.is_some() {} };
+            tokio::time::timeout(PATIENCE, end)
+                .await
+                .expect("a connection that takes nothing ends");
+        }
+        for _ in 0..5 {
+            let found = client.kv().range(large()).await.expect("others read");
+            assert_eq!(found.into_inner().kvs.len(), VALUES);
+        }
+        served(&client, "beside", 20).await;
+    }
+    member
+        .wait_for_log("does not take what it asked for", PATIENCE)
+        .await;
+    let peak = member.peak_bytes();
+    assert!(peak < LIMIT_BYTES * 3 / 2, "{peak} bytes");
+    assert_eq!(member.exited(), None);
 }

@@ -22,11 +22,6 @@ fn status(member: &Member, name: &str) -> u64 {
     number.parse().expect("a number")
 }
 
-/// Most memory the process ever had resident, in bytes.
-fn peak_bytes(member: &Member) -> u64 {
-    status(member, "VmHWM") << 10
-}
-
 /// Memory that is the process's own (its program is shared with others of its kind), in bytes.
 fn own_bytes(member: &Member) -> u64 {
     status(member, "RssAnon") << 10
@@ -106,7 +101,7 @@ async fn a_database_four_times_the_memory_limit_is_served_under_it() {
         }
         let database = member.data_dir().join("member/snap/db");
         let size = std::fs::metadata(&database).expect("a database").len();
-        let peak = peak_bytes(member);
+        let peak = member.peak_bytes();
         eprintln!(
             "{size} bytes of database, {peak} bytes of memory at most (restarted: {restarted})"
         );
