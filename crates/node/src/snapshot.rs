@@ -222,3 +222,25 @@ fn open(
         read: Box::new(reader),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BG-07.
+    #[test]
+    fn the_log_is_kept_while_a_database_is_sent_and_thirty_seconds_longer() {
+        let transfers = Transfers::default();
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert!(!transfers.busy(start));
+        transfers.begin();
+        transfers.begin();
+        assert!(transfers.busy(after(1_000)), "however long it takes");
+        transfers.end(after(10));
+        assert!(transfers.busy(after(1_000)), "there is another");
+        transfers.end(after(20));
+        assert!(transfers.busy(after(49)));
+        assert!(!transfers.busy(after(50)));
+    }
+}

@@ -242,7 +242,8 @@ impl CommitStage {
             let much =
                 self.bytes_since_snapshot >= self.snapshot_bytes && index > self.last_snapshot;
             let forced = sealed.force_snapshot && index > self.last_snapshot;
-            if much || forced || index >= self.last_snapshot + self.snapshot_count {
+            let many = index.saturating_sub(self.last_snapshot) > self.snapshot_count;
+            if much || forced || many {
                 effects.snapshot = Some(self.save_snapshot(sealed)?);
             }
         }
