@@ -202,7 +202,10 @@ fn open(
     msg: &Message,
 ) -> Result<SnapshotSource, String> {
     let engine = engine.lock().clone();
-    let (message, view) = prepare(&engine, published.get_cluster().id, msg)?;
+    let cluster = published.get_cluster();
+    let (message, view) = prepare(&engine, cluster.id, msg)?;
+    let written = v2store::writes(&cluster);
+    metrics.document_written(written.created, written.set);
     let size = view.tx().size();
     let (metrics, started) = (Arc::clone(metrics), Instant::now());
     let (reader, mut writer) = std::io::pipe().map_err(|error| error.to_string())?;

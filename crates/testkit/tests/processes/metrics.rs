@@ -688,6 +688,17 @@ async fn members_count_each_other_and_what_passes_between_them() {
     })
     .await;
     assert!(page.value("etcd_server_proposals_committed_total") >= committed + 200.0);
+    // ME-35: each is three members in the form of the second store, what they say of themselves, and the version.
+    let store = |kind: &str, action: &str| {
+        page.value(&format!(
+            "etcd_debugging_store_{kind}_total{{action=\"{action}\"}}"
+        ))
+    };
+    let looked = store("reads", "getRecursive");
+    assert!(looked >= 1.0);
+    assert_eq!(store("writes", "create"), 3.0 * looked);
+    assert_eq!(store("writes", "set"), 4.0 * looked);
+    assert_eq!(page.value("etcd_debugging_store_watchers"), 0.0);
     assert!(page.value("etcd_disk_wal_fsync_duration_seconds_count") >= 1.0);
     assert!(page.value("etcd_disk_wal_write_bytes_total") > 200.0);
     assert!(page.value("etcd_disk_backend_commit_duration_seconds_count") >= 1.0);
