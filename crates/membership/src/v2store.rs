@@ -203,6 +203,25 @@ fn node_at(path: &str, index: u64) -> Node {
 const CREATE: &str = "create";
 const SET: &str = "set";
 
+/// What etcd's second store counts when the document of a cluster is put together in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writes {
+    /// Nodes created: members, and those removed.
+    pub created: u64,
+    /// Nodes set: what members say of themselves, and the cluster's version.
+    pub set: u64,
+}
+
+/// Counts what [`encode`] writes.
+pub fn writes(cluster: &Cluster) -> Writes {
+    let members = cluster.members.values();
+    let published = members.filter(|member| !member.client_urls.is_empty());
+    Writes {
+        created: (cluster.members.len() + cluster.removed.len()) as u64,
+        set: (published.count() + usize::from(cluster.version.is_some())) as u64,
+    }
+}
+
 /// The document of a cluster, as a store that was just filled with it would write it.
 pub fn encode(cluster: &Cluster) -> Vec<u8> {
     let directory = |path: &str| Node {

@@ -45,6 +45,29 @@ fn the_v2_document_has_etcds_bytes() {
     );
 }
 
+/// ME-35: the figures of the second store are those that its document gives of itself.
+#[test]
+fn what_is_counted_is_what_the_document_says() {
+    let mut cluster = one_member(Version::new(3, 7, 0));
+    let silent = Member {
+        id: 5,
+        ..Member::default()
+    };
+    cluster.members.insert(5, silent);
+    cluster.removed.extend([6, 7]);
+    for cluster in [one_member(Version::new(3, 5, 0)), cluster] {
+        let v2store::Writes { created, set } = v2store::writes(&cluster);
+        let text = String::from_utf8(v2store::encode(&cluster)).expect("text");
+        for said in [
+            "\"getsFail\":1".to_owned(),
+            format!("\"createSuccess\":{created}"),
+            format!("\"setsSuccess\":{set}"),
+        ] {
+            assert!(text.contains(&said), "{said}: {text}");
+        }
+    }
+}
+
 #[test]
 fn a_document_reads_back_whatever_is_in_it() {
     let mut cluster = one_member(Version::new(3, 7, 0));

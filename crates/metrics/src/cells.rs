@@ -346,6 +346,14 @@ impl Rare {
         self.change(values, |sample| *sample += 1);
     }
 
+    /// Adds so many; none at all makes no sample.
+    pub fn add(&self, values: &[&str], count: u64) {
+        if count > 0 {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.change(values, |sample| *sample = sample.saturating_add(count));
+        }
+    }
+
     /// Sets it.
     pub fn set(&self, values: &[&str], to: i64) {
         self.change(values, |sample| *sample = to);

@@ -45,6 +45,10 @@ macro_rules! cells {
             pub cluster_version: Rare,
             /// Streams that failed: direction, interface.
             pub stream_failures: Rare,
+            /// Reads of the second store, by action.
+            pub store_reads: Rare,
+            /// Writes to the second store, by action.
+            pub store_writes: Rare,
             /// Feature gates: name, stage.
             pub features: Rare,
             /// Alarms that were on, and are: member, kind.
@@ -71,6 +75,8 @@ macro_rules! cells {
                     healthchecks: Rare::new(SAMPLES_MAX),
                     cluster_version: Rare::new(SAMPLES_MAX),
                     stream_failures: Rare::new(SAMPLES_MAX),
+                    store_reads: Rare::new(SAMPLES_MAX),
+                    store_writes: Rare::new(SAMPLES_MAX),
                     features: Rare::new(SAMPLES_MAX),
                     alarms: Rare::new(SAMPLES_MAX),
                     scrapes,
@@ -345,7 +351,7 @@ pub mod asked {
     }
 }
 
-/// Families of which a member without the original's second store has nothing to tell. Dashboards
+/// Families of the original's second store, of which nobody asks for anything: it only serves to write down the membership. Dashboards
 /// and the original's own tests ask for them: they are 0.
 const NEVER: &[Family] = &[
     Family {
@@ -491,6 +497,10 @@ mod labelled {
             "Which version is running. 1 for 'cluster_version' label with current cluster version";
         STREAM_FAILURES, Counter, "etcd_network_server_stream_failures_total",
             "The total number of stream failures from the local server.";
+        STORE_READS, Counter, "etcd_debugging_store_reads_total",
+            "Total number of reads action by (get/getRecursive), local to this member.";
+        STORE_WRITES, Counter, "etcd_debugging_store_writes_total",
+            "Total number of writes (e.g. set/compareAndDelete) seen by this member.";
         ALARMS, Gauge, "etcd_debugging_server_alarms",
             "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm";
         SCRAPES, Counter, "promhttp_metric_handler_requests_total",
@@ -509,6 +519,13 @@ impl Metrics {
     /// A stream failed, and not because its client went away.
     pub fn stream_failed(&self, direction: &str, interface: &str) {
         self.stream_failures.inc(&[direction, interface]);
+    }
+
+    /// The membership was written in the form of the original's second store, which looks first that nothing is in it.
+    pub fn document_written(&self, created: u64, set: u64) {
+        self.store_reads.inc(&["getRecursive"]);
+        self.store_writes.add(&["create"], created);
+        self.store_writes.add(&["set"], set);
     }
 
     /// Everything that was counted here.
@@ -566,6 +583,8 @@ impl Metrics {
                 &["Type", "API"],
                 &self.stream_failures,
             ),
+            (&labelled::STORE_READS, &["action"], &self.store_reads),
+            (&labelled::STORE_WRITES, &["action"], &self.store_writes),
             (&labelled::FEATURES, &["name", "stage"], &self.features),
             (
                 &labelled::ALARMS,

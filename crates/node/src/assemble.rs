@@ -140,3 +140,29 @@ fn raft_config(config: &Config, id: u64, applied: u64, seed: u64) -> ferrite_raf
         seed: id ^ seed.rotate_left(32),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// PR-10.
+    #[test]
+    fn raft_is_set_as_in_the_original() {
+        let folder = std::path::Path::new("/nonexistent");
+        let mut config = crate::config::tests::alone(folder);
+        config.election_ticks = 10;
+        config.pre_vote = true;
+        let raft = raft_config(&config, 7, 42, 1);
+        assert_eq!((raft.id, raft.applied), (7, 42));
+        assert_eq!((raft.heartbeat_tick, raft.election_tick), (1, 10));
+        assert_eq!(raft.max_size_per_msg, 1 << 20);
+        assert_eq!(raft.max_inflight_msgs, 512);
+        assert_eq!(raft.max_inflight_bytes, NO_LIMIT);
+        assert!(raft.check_quorum && raft.pre_vote);
+        config.election_ticks = 50;
+        config.pre_vote = false;
+        let raft = raft_config(&config, 7, 42, 1);
+        assert_eq!(raft.election_tick, 50);
+        assert!(!raft.pre_vote);
+    }
+}

@@ -253,6 +253,19 @@ impl Leases {
     }
 }
 
+/// Whether a member that takes itself for the leader may judge leases. One whose raft thread has stood still may
+/// have been replaced meanwhile: it asks the quorum first, and looks again what it is afterwards.
+async fn confirmed(
+    at_work: bool,
+    quorum: impl Future<Output = Result<(), Error>>,
+    leads: impl Fn() -> bool,
+) -> bool {
+    if !at_work && quorum.await.is_err() {
+        return false;
+    }
+    leads()
+}
+
 /// Revokes what is over, as long as this member leads. Ends when the node stops.
 pub(crate) async fn expire(node: Node) {
     let leases = Arc::clone(node.leases());
@@ -428,12 +441,8 @@ impl Node {
     /// quorum's word otherwise.
     async fn confirms_leadership(&self) -> bool {
         let status = self.status();
-        if !status.is_fresh(Instant::now(), self.0.config.tick)
-            && self.linearizable().await.is_err()
-        {
-            return false;
-        }
-        status.is_leader()
+        let at_work = status.is_fresh(Instant::now(), self.0.config.tick);
+        confirmed(at_work, self.linearizable(), || status.is_leader()).await
     }
 
     /// Waits until what is committed now is applied here.
@@ -691,3 +700,26 @@ impl Node {
 }
 
 const PROTOBUF: &[(&str, &str)] = &[("Content-Type", "application/protobuf")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// LE-03, LE-08: whoever is not confirmed answers that it is not a primary lessor.
+    #[tokio::test]
+    async fn a_leader_that_stood_still_judges_no_lease_before_a_quorum_confirms_it() {
+        let asked = std::cell::Cell::new(0);
+        let quorum = async |answer: Result<(), Error>| {
+            asked.set(asked.get() + 1);
+            answer
+        };
+        assert!(confirmed(true, quorum(Err(Error::Timeout)), || true).await);
+        assert_eq!(asked.get(), 0, "at work, it asks nobody");
+        assert!(!confirmed(false, quorum(Err(Error::Timeout)), || true).await);
+        assert!(confirmed(false, quorum(Ok(())), || true).await);
+        // Another leads by the time of the answer.
+        assert!(!confirmed(false, quorum(Ok(())), || false).await);
+        assert!(!confirmed(true, quorum(Ok(())), || false).await);
+        assert_eq!(asked.get(), 3);
+    }
+}

@@ -850,3 +850,18 @@ fn peer_config(config: &Config, member_id: &u64, cluster_id: u64) -> ferrite_pee
         connections_max: config.peer_connections_max,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BG-07.
+    #[test]
+    fn members_are_dialled_for_a_second_and_an_election_timeout() {
+        let mut config = config::tests::alone(std::path::Path::new("/nonexistent"));
+        let limit = |config: &Config| peer_config(config, &1, 2).dial_timeout;
+        assert_eq!(limit(&config), Duration::from_secs(2));
+        config.election_ticks = 50;
+        assert_eq!(limit(&config), Duration::from_secs(6));
+    }
+}

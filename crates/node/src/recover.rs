@@ -5,7 +5,7 @@
 //! | the crash came after | on disk | what wins, and why |
 //! |---|---|---|
 //! | database created, before the log | `db`, no log | founded or joined anew: nothing was promised yet |
-//! | log created, before its first entries | log without entries | the founding entries are written again: they follow from the flags alone |
+//! | log created, before its first entries (etcd's only: ours has them when it gets its name) | log without entries | the founding entries are written again, if the flags describe that cluster |
 //! | an append was under way | torn tail | the log up to the last whole record: what is beyond was never acknowledged |
 //! | entries synced, not applied | log ahead of `db` | both: the entries after the database's applied index are applied once committed |
 //! | database commit | `db` ahead of the log's commit index | the database: commit = max(log's, database's applied index); applied only what was committed |
@@ -470,12 +470,22 @@ fn begin(
         node_id: own,
         cluster_id: cluster.id,
     };
-    let mut wal = Wal::create(&config.wal_dir(), &metadata, disk.wal_options(config))?;
+    let (hard_state, entries) = match config.new_cluster {
+        true => founding(&cluster),
+        // Who joins learns them from the leader.
+        false => (HardState::default(), Vec::new()),
+    };
+    // All at once: members that met elsewhere are in no flag, and could not be written down later.
+    let wal = Wal::found(
+        &config.wal_dir(),
+        &metadata,
+        &hard_state,
+        &entries,
+        disk.wal_options(config),
+    )?;
     let mut storage = MemStorage::new();
-    let mut hard_state = HardState::default();
-    if config.new_cluster {
-        hard_state = found(&mut wal, &mut storage, &cluster)?;
-    }
+    append(&mut storage, &entries)?;
+    storage.set_hard_state(hard_state);
     let remotes = if config.new_cluster {
         Vec::new()
     } else {
@@ -507,22 +517,15 @@ fn begin(
     })
 }
 
-/// Writes the entries every founding member starts with, as already committed.
-fn found(
-    wal: &mut Wal,
-    storage: &mut MemStorage,
-    cluster: &Cluster,
-) -> Result<HardState, StartError> {
+/// The entries every founding member starts with, as already committed.
+fn founding(cluster: &Cluster) -> (HardState, Vec<Entry>) {
     let entries = conf_change_for_bootstrap(cluster.members.values());
     let hard_state = HardState {
         term: ferrite_membership::bootstrap::BOOTSTRAP_TERM,
         vote: 0,
         commit: entries.len() as u64,
     };
-    wal.save(Some(&hard_state), &entries, true)?;
-    append(storage, &entries)?;
-    storage.set_hard_state(hard_state);
-    Ok(hard_state)
+    (hard_state, entries)
 }
 
 fn append(storage: &mut MemStorage, entries: &[Entry]) -> Result<(), StartError> {
@@ -593,10 +596,21 @@ fn restart(disk: &Disk, config: &Config, engine: Engine) -> Result<Recovered, St
     };
     let mut storage = MemStorage::new();
     if recovered.entries.is_empty() && record.index == 0 && progress.index == 0 {
-        if config.new_cluster
-            && let Some(founding) = unfinished_founding(config, member_id, cluster_id)?
-        {
-            recovered.hard_state = found(&mut wal, &mut storage, &founding)?;
+        // Made by the original, which writes the first entries later than the log: ours has them at once.
+        if config.new_cluster {
+            match unfinished_founding(config, member_id, cluster_id)? {
+                Some(cluster) => {
+                    let (hard_state, entries) = founding(&cluster);
+                    wal.save(Some(&hard_state), &entries, true)?;
+                    append(&mut storage, &entries)?;
+                    recovered.hard_state = hard_state;
+                }
+                None => tracing::warn!(
+                    "cluster-id" = %format!("{cluster_id:x}"),
+                    "the write-ahead log has no entries, and the flags describe another cluster than it was made for; \
+                     waiting for a leader of its cluster. If there is none, remove the data folder and start again"
+                ),
+            }
         }
     } else {
         let last = recovered

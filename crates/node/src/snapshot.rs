@@ -202,7 +202,10 @@ fn open(
     msg: &Message,
 ) -> Result<SnapshotSource, String> {
     let engine = engine.lock().clone();
-    let (message, view) = prepare(&engine, published.get_cluster().id, msg)?;
+    let cluster = published.get_cluster();
+    let (message, view) = prepare(&engine, cluster.id, msg)?;
+    let written = v2store::writes(&cluster);
+    metrics.document_written(written.created, written.set);
     let size = view.tx().size();
     let (metrics, started) = (Arc::clone(metrics), Instant::now());
     let (reader, mut writer) = std::io::pipe().map_err(|error| error.to_string())?;
@@ -221,4 +224,26 @@ fn open(
         size,
         read: Box::new(reader),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BG-07.
+    #[test]
+    fn the_log_is_kept_while_a_database_is_sent_and_thirty_seconds_longer() {
+        let transfers = Transfers::default();
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert!(!transfers.busy(start));
+        transfers.begin();
+        transfers.begin();
+        assert!(transfers.busy(after(1_000)), "however long it takes");
+        transfers.end(after(10));
+        assert!(transfers.busy(after(1_000)), "there is another");
+        transfers.end(after(20));
+        assert!(transfers.busy(after(49)));
+        assert!(!transfers.busy(after(50)));
+    }
 }

@@ -400,3 +400,28 @@ fn json_is_fetched_from_the_first_url_that_answers() {
         a.stop().await;
     });
 }
+
+/// BG-01: members that answer are probed every four seconds, by each of the two ways.
+#[test]
+fn a_member_that_answers_is_probed_every_four_seconds() {
+    multi().block_on(async {
+        let (a, b) = (Member::start(0xa11).await, Member::start(0xb22).await);
+        a.knows(&b);
+        b.knows(&a);
+        a.connected(&b).await;
+        let probes = || a.transport.stats().members[0].rtt_seconds.count;
+        // At first they come when something changes, too.
+        let mut seen = probes();
+        let apart = loop {
+            let apart = within(Duration::from_secs(15), "a probe", &mut || probes() > seen).await;
+            seen = probes();
+            if apart > Duration::from_secs(1) {
+                break apart;
+            }
+        };
+        let expected = Duration::from_millis(3_500)..Duration::from_millis(5_500);
+        assert!(expected.contains(&apart), "{apart:?}");
+        a.stop().await;
+        b.stop().await;
+    });
+}

@@ -189,6 +189,36 @@ async fn what_is_cut_off_or_refused_is_reported_and_leaves_nothing() {
             .load(std::sync::atomic::Ordering::Relaxed)
     );
     assert_eq!(files(&b), ["000000000000000a.snap.db"]);
+    // Each failure is counted on both sides, with the sender's name as far as it was heard.
+    let sent = a.transport.stats().members;
+    for (id, failures) in [(2, 4), (3, 1), (4, 1)] {
+        let to = sent.iter().find(|member| member.id == id).expect("known");
+        assert_eq!(to.snapshot_send_failures, failures, "to {id}");
+        assert!(to.sent_failures >= failures, "to {id}: {to:?}");
+        assert_eq!(
+            (to.snapshot_send_success, to.snapshot_send_inflight),
+            (0, 0)
+        );
+        assert_eq!(to.snapshot_send_seconds.count, 0, "to {id}");
+    }
+    let received = b.transport.stats();
+    let from = received.members.iter().find(|member| member.id == 1);
+    let from = from.expect("it has been heard of");
+    // Cut off, a full queue, and one whom this member knows as removed: that one before its name counts.
+    assert_eq!(
+        (
+            from.snapshot_receive_failures,
+            from.snapshot_receive_success
+        ),
+        (3, 0)
+    );
+    assert_eq!(
+        other_cluster
+            .transport
+            .stats()
+            .unknown_snapshot_receive_failures,
+        1
+    );
     for member in [a, b, other_cluster, newer] {
         member.stop().await;
     }

@@ -22,25 +22,48 @@ const NOT_IN_FILES: &[&str] = &[
     "version",
 ];
 
-/// Keys of the original's whose flags this version may not have yet: passing them over in silence would
-/// start a server that is not what its file says.
-const ORIGINALS: &[&str] = &[
-    "auto-compaction-mode",
-    "auto-compaction-retention",
-    "compaction-batch-limit",
-    "compaction-sleep-interval",
-    "cors",
-    "enable-grpc-gateway",
-    "enable-pprof",
-    "grpc-keepalive-interval",
-    "grpc-keepalive-min-time",
-    "grpc-keepalive-timeout",
-    "host-whitelist",
-    "listen-client-http-urls",
-    "listen-metrics-urls",
-    "max-concurrent-streams",
-    "metrics",
+/// What only a file can set: the original has no flags for these. They are named by their place in it.
+pub const FILE_ONLY: &[Flag] = &[
+    file_only(
+        DISCOVERY_SEND,
+        Kind::Signed,
+        "Bytes of the largest request to the cluster in which members meet; 0 is 2 MiB.",
+    ),
+    file_only(
+        DISCOVERY_RECV,
+        Kind::Signed,
+        "Bytes of the largest answer from there; 0 is 2 GiB.",
+    ),
+    file_only(
+        DISCOVERY_SERVER_NAME,
+        Kind::Text,
+        "The name that its certificates must be for, if not its host.",
+    ),
+    file_only(
+        DISCOVERY_AUTH_TOKEN,
+        Kind::Text,
+        "A token to show there, instead of a user and a password.",
+    ),
 ];
+
+/// Bytes of the largest request to the cluster in which members meet.
+pub const DISCOVERY_SEND: &str = "discovery-config.client.max-request-bytes";
+/// Bytes of the largest answer from there.
+pub const DISCOVERY_RECV: &str = "discovery-config.client.max-recv-bytes";
+/// The name that its certificates must be for.
+pub const DISCOVERY_SERVER_NAME: &str = "discovery-config.client.secure.server-name";
+/// A token to show there.
+pub const DISCOVERY_AUTH_TOKEN: &str = "discovery-config.client.auth.token";
+
+const fn file_only(name: &'static str, kind: Kind, help: &'static str) -> Flag {
+    Flag {
+        name,
+        kind,
+        default: "",
+        group: "",
+        help,
+    }
+}
 
 /// Texts that are lists in a file.
 const LISTS: &[&str] = &["log-outputs", "cipher-suites"];
@@ -126,9 +149,12 @@ const NESTED: &[Nested] = &[
         "keepalive-timeout",
         "discovery-keepalive-timeout",
     ),
+    nested(DISCOVERY_CLIENT, "max-request-bytes", DISCOVERY_SEND),
+    nested(DISCOVERY_CLIENT, "max-recv-bytes", DISCOVERY_RECV),
     nested(DISCOVERY_SECURE, "cert", "discovery-cert"),
     nested(DISCOVERY_SECURE, "key", "discovery-key"),
     nested(DISCOVERY_SECURE, "cacert", "discovery-cacert"),
+    nested(DISCOVERY_SECURE, "server-name", DISCOVERY_SERVER_NAME),
     nested(
         DISCOVERY_SECURE,
         "insecure-transport",
@@ -141,6 +167,7 @@ const NESTED: &[Nested] = &[
     ),
     nested(DISCOVERY_AUTH, "username", "discovery-user"),
     nested(DISCOVERY_AUTH, "password", "discovery-password"),
+    nested(DISCOVERY_AUTH, "token", DISCOVERY_AUTH_TOKEN),
 ];
 
 /// Why a file does not do.
@@ -215,22 +242,9 @@ pub fn settings(text: &str) -> Result<Vec<(&'static str, String)>, FileError> {
             put(&mut set, flag, &form, value, &place)?;
         } else if NESTED.iter().any(|nested| is(nested.section[0], key)) {
             section(&mut set, &[], key, value)?;
-        } else if ORIGINALS.iter().any(|name| is(name, key)) {
-            not_yet(key, value)?;
         }
     }
     Ok(set)
-}
-
-/// A key that means something to the original only: nothing may stand after it.
-fn not_yet(key: &str, value: &Yaml) -> Result<(), FileError> {
-    match value {
-        Yaml::Null => Ok(()),
-        Yaml::Text(text) if text.is_empty() => Ok(()),
-        _ => Err(FileError::Logged(format!(
-            "{key} is not supported yet: take it out of the file"
-        ))),
-    }
 }
 
 /// Go's JSON reader takes keys in any case.
@@ -305,11 +319,10 @@ fn section(
             .find(|nested| nested.section == path.as_slice() && is(nested.key, key));
         match one {
             Some(nested) => {
-                let flag = FLAGS.iter().find(|flag| flag.name == nested.flag);
-                let Some(flag) = flag else {
-                    not_yet(&format!("{dotted}.{}", nested.key), value)?;
-                    continue;
-                };
+                let mut settings = FLAGS.iter().chain(FILE_ONLY);
+                let flag = settings.find(|flag| flag.name == nested.flag);
+                // A test holds that each is in one of the tables.
+                let Some(flag) = flag else { continue };
                 let place = format!("Go struct field {short}.{dotted}.{}", nested.key);
                 put(set, flag, &Form::of(flag, nested.list), value, &place)?;
             }
@@ -467,8 +480,13 @@ discovery-config:
     endpoints: [a:1, b:2]
     dial-timeout: 1000000000
     max-request-bytes: 5
-    secure: {insecure-transport: false, cacert: ca}
-    auth: {username: u}
+    max-recv-bytes: 0x10
+    secure: {insecure-transport: false, cacert: ca, server-name: s}
+    auth: {username: u, token: k}
+socket-options: {reuse-port: true, Reuse-Address: on}
+cors: http://a:1
+metrics: extensive
+auto-compaction-retention: 5m
 ";
         let set = settings(text).expect("valid");
         let set: Vec<(&str, &str)> = set.iter().map(|(k, v)| (*k, v.as_str())).collect();
@@ -494,9 +512,18 @@ discovery-config:
                 ("discovery-token", "t"),
                 ("discovery-endpoints", "a:1,b:2"),
                 ("discovery-dial-timeout", "1000000000ns"),
+                ("discovery-config.client.max-request-bytes", "5"),
+                ("discovery-config.client.max-recv-bytes", "16"),
                 ("discovery-insecure-transport", "false"),
                 ("discovery-cacert", "ca"),
+                ("discovery-config.client.secure.server-name", "s"),
                 ("discovery-user", "u"),
+                ("discovery-config.client.auth.token", "k"),
+                ("socket-reuse-port", "true"),
+                ("socket-reuse-address", "true"),
+                ("cors", "http://a:1"),
+                ("metrics", "extensive"),
+                ("auto-compaction-retention", "5m"),
             ]
         );
     }
@@ -545,6 +572,18 @@ discovery-config:
                 "peer-transport-security: {cert-file: [a]}",
                 "array into Go struct field securityConfig.peer-transport-security.cert-file of type string",
             ),
+            (
+                "discovery-config: {client: {max-recv-bytes: 1.5}}",
+                "number 1.5 into Go struct field ConfigSpec.discovery-config.client.max-recv-bytes of type int",
+            ),
+            (
+                "discovery-config: {client: {auth: {token: [a]}}}",
+                "array into Go struct field AuthConfig.discovery-config.client.auth.token of type string",
+            ),
+            (
+                "socket-options: {reuse-port: 1}",
+                "number into Go struct field SocketOpts.socket-options.reuse-port of type bool",
+            ),
             ("[a, b]", "array into Go value of type embed.configYAML"),
             ("text", "string into Go value of type embed.configYAML"),
         ] {
@@ -568,27 +607,17 @@ discovery-config:
     }
 
     #[test]
-    fn what_cannot_be_honoured_is_not_passed_over_in_silence() {
-        for key in ORIGINALS.iter().filter(|key| top_level(key).is_none()) {
-            let why = refused(&format!("{key}: x"));
-            assert_eq!(
-                why,
-                format!("{key} is not supported yet: take it out of the file")
-            );
-            assert_eq!(settings(&format!("{key}:")), Ok(Vec::new()));
-        }
-    }
-
-    #[test]
     fn what_is_listed_here_is_in_the_table() {
         let known = |name: &str| FLAGS.iter().any(|flag| flag.name == name);
         for name in LISTS.iter().chain(NOT_IN_FILES) {
             assert!(known(name), "{name}");
         }
         for nested in NESTED {
-            // Sections may name what this version does not have yet.
-            let later = nested.flag.starts_with("socket-");
-            assert!(later || known(nested.flag), "{}", nested.flag);
+            let path = format!("{}.{}", nested.section.join("."), nested.key);
+            let own = FILE_ONLY.iter().any(|setting| setting.name == nested.flag);
+            // Named by its place, or else a flag.
+            assert_eq!(own, nested.flag == path, "{path}");
+            assert!(own || known(nested.flag), "{}", nested.flag);
         }
     }
 }

@@ -15,12 +15,15 @@ use ferrite_proto::etcdserverpb as pb;
 use ferrite_proto::mvccpb;
 use ferrite_tls::{ClientTls, TlsInfo};
 use pb::watch_request::RequestUnion;
-use tonic::Status;
+use tonic::{Request, Status};
 
+use crate::config_file;
 use crate::flags::Values;
 
 /// The longest pause between two attempts is two to this power, in seconds.
 const BACKOFF_DOUBLINGS_MAX: u32 = 8;
+/// How long a ping's answer may take where no time is given: that of Go's gRPC library.
+const KEEPALIVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
 /// Members that are looked at: far more than a cluster can have.
 const MEMBERS_MAX: usize = 10_000;
 
@@ -39,6 +42,10 @@ pub struct Settings {
     tls: Option<TlsInfo>,
     user: String,
     password: String,
+    /// Instead of these two; empty for none.
+    auth_token: String,
+    max_send_bytes: Option<usize>,
+    max_recv_bytes: Option<usize>,
 }
 
 /// Why the members did not meet.
@@ -105,10 +112,15 @@ impl Settings {
             return Ok(None);
         }
         let text = |name: &str| values.text(name).to_owned();
+        let bytes = |name: &str| {
+            let bytes = usize::try_from(values.signed(name)).ok();
+            bytes.filter(|bytes| *bytes > 0)
+        };
         let tls = TlsInfo {
             cert_file: text("discovery-cert"),
             key_file: text("discovery-key"),
             trusted_ca_file: text("discovery-cacert"),
+            server_name: text(config_file::DISCOVERY_SERVER_NAME),
             insecure_skip_verify: values.bool("discovery-insecure-skip-tls-verify"),
             ..TlsInfo::default()
         };
@@ -129,25 +141,64 @@ impl Settings {
             tls: (!plain).then_some(tls),
             user,
             password,
+            auth_token: text(config_file::DISCOVERY_AUTH_TOKEN),
+            max_send_bytes: bytes(config_file::DISCOVERY_SEND),
+            max_recv_bytes: bytes(config_file::DISCOVERY_RECV),
         }))
     }
 
-    async fn client(&self) -> Result<Client, Failure> {
-        let unusable = |error: String| Failure::Final(DiscoveryError::Client(error));
+    /// A client, logged in if there is a user.
+    ///
+    /// # Errors
+    /// All for good, as with the original: settings that do not do, a user who is refused or hears
+    /// nothing within the time for dialling.
+    async fn client(&self) -> Result<Client, DiscoveryError> {
+        if let (Some(send), Some(recv)) = (self.max_send_bytes, self.max_recv_bytes)
+            && send > recv
+        {
+            return Err(DiscoveryError::Client(format!(
+                "gRPC message recv limit ({recv} bytes) must be greater than send limit ({send} bytes)"
+            )));
+        }
+        let unusable = |error: String| DiscoveryError::Client(error);
         let mut config = ClientConfig::new(self.endpoints.clone());
-        config.dial_timeout = self.dial_timeout;
-        config.call_timeout = Some(self.request_timeout);
+        // No time is no limit; for each request there is one all the same.
+        config.dial_timeout = match self.dial_timeout {
+            Duration::ZERO => Duration::MAX,
+            limit => limit,
+        };
+        // Each request brings its own; fetching a token is under that for dialling.
+        config.call_timeout = None;
         config.keepalive_time = self.keepalive_time;
-        config.keepalive_timeout = self.keepalive_timeout;
+        config.keepalive_timeout = match self.keepalive_timeout {
+            Duration::ZERO => KEEPALIVE_TIMEOUT_DEFAULT,
+            limit => limit,
+        };
+        config.max_send_bytes = self.max_send_bytes.unwrap_or(config.max_send_bytes);
+        config.max_recv_bytes = self.max_recv_bytes.unwrap_or(config.max_recv_bytes);
         if let Some(tls) = &self.tls {
             let tls = ClientTls::new(tls, &["h2"]).map_err(|error| unusable(error.to_string()))?;
             config.tls = Some(Arc::new(tls));
         }
+        let limit = config.dial_timeout;
+        config.token = Some(self.auth_token.clone()).filter(|token| !token.is_empty());
         let client = Client::new(config).map_err(|error| unusable(error.to_string()))?;
-        if !self.user.is_empty() {
-            client.login(&self.user, &self.password).await?;
+        let logs_in = self.auth_token.is_empty() && !self.password.is_empty();
+        if logs_in && !self.user.is_empty() {
+            let login = client.login(&self.user, &self.password);
+            match tokio::time::timeout(limit, login).await {
+                Ok(Ok(())) => {}
+                Ok(Err(status)) => return Err(unusable(status.message().to_owned())),
+                Err(_) => return Err(unusable("context deadline exceeded".to_owned())),
+            }
         }
         Ok(client)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.request_timeout);
+        request
     }
 }
 
@@ -171,9 +222,10 @@ pub async fn join(settings: &Settings, registered: &str) -> Result<String, Disco
         .collect();
     // As the ID that the member would have in a cluster of its own with this token.
     let own = format!("{:x}", id::member_id(&urls, &settings.token, None));
+    let client = settings.client().await?;
     let mut attempts = 0_u32;
     loop {
-        match attempt(settings, &own, registered).await {
+        match attempt(settings, &client, &own, registered).await {
             Ok(cluster) => {
                 tracing::info!(cluster, "discovery joined cluster successfully");
                 return Ok(cluster);
@@ -185,11 +237,10 @@ pub async fn join(settings: &Settings, registered: &str) -> Result<String, Disco
             Err(Failure::Passing(status)) => {
                 attempts = attempts.saturating_add(1);
                 let backoff = Duration::from_secs(1 << attempts.min(BACKOFF_DOUBLINGS_MAX));
-                tracing::warn!(
-                    error = status.message(),
-                    backoff = ?backoff,
-                    "retry connecting to discovery service"
-                );
+                // That the time was up helps nobody who looks for what is wrong.
+                let error = ferrite_client::last_failure(&status)
+                    .unwrap_or_else(|| status.message().to_owned());
+                tracing::warn!(error, backoff = ?backoff, "retry connecting to discovery service");
                 tokio::time::sleep(backoff).await;
             }
         }
@@ -197,22 +248,27 @@ pub async fn join(settings: &Settings, registered: &str) -> Result<String, Disco
 }
 
 /// Registering twice does no harm: the key keeps its place in the order.
-async fn attempt(settings: &Settings, own: &str, registered: &str) -> Result<String, Failure> {
-    let client = settings.client().await?;
+async fn attempt(
+    settings: &Settings,
+    client: &Client,
+    own: &str,
+    registered: &str,
+) -> Result<String, Failure> {
     let mut meeting = Meeting {
-        client: &client,
+        settings,
+        client,
         prefix: format!("/_etcd/registry/{}/members", settings.token),
         members: BTreeMap::new(),
     };
     let own_key = format!("{}/{own}", meeting.prefix);
-    let size = size(&client, &settings.token).await?;
+    let size = size(settings, client).await?;
     meeting.look(&own_key, size).await?;
     let put = pb::PutRequest {
         key: own_key.clone().into(),
         value: registered.to_owned().into(),
         ..pb::PutRequest::default()
     };
-    client.kv().put(put).await?;
+    client.kv().put(settings.request(put)).await?;
     tracing::info!(
         "memberKey" = own_key,
         "memberInfo" = registered,
@@ -225,12 +281,14 @@ async fn attempt(settings: &Settings, own: &str, registered: &str) -> Result<Str
     meeting.cluster(size).map_err(Failure::Final)
 }
 
-async fn size(client: &Client, token: &str) -> Result<usize, Failure> {
+async fn size(settings: &Settings, client: &Client) -> Result<usize, Failure> {
+    let token = &settings.token;
     let range = pb::RangeRequest {
         key: format!("/_etcd/registry/{token}/_config/size").into(),
         ..pb::RangeRequest::default()
     };
-    let found = client.kv().range(range).await?.into_inner();
+    let found = client.kv().range(settings.request(range)).await?;
+    let found = found.into_inner();
     let pair = found.kvs.first();
     let pair = pair.ok_or(Failure::Final(DiscoveryError::SizeNotFound))?;
     std::str::from_utf8(&pair.value)
@@ -242,6 +300,7 @@ async fn size(client: &Client, token: &str) -> Result<usize, Failure> {
 
 /// Who has come so far.
 struct Meeting<'a> {
+    settings: &'a Settings,
     client: &'a Client,
     prefix: String,
     /// By the revision of their registration: key and `name=URL,…`.
@@ -257,6 +316,7 @@ impl Meeting<'_> {
             limit: i64::try_from(MEMBERS_MAX).unwrap_or(i64::MAX),
             ..pb::RangeRequest::default()
         };
+        let range = self.settings.request(range);
         let found = self.client.kv().range(range).await?.into_inner();
         self.members.clear();
         for pair in found.kvs {
@@ -357,5 +417,181 @@ impl Meeting<'_> {
             Ok(_) => Ok(cluster),
             Err(_) => Err(DiscoveryError::InvalidUrl),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use ferrite_client::{Client, Config};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A server's first frame in HTTP/2: settings, none of them.
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    async fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        (listener, address.to_string())
+    }
+
+    fn settings(address: &str, flags: &[&str]) -> Settings {
+        let mut arguments = vec![
+            format!("--discovery-endpoints={address}"),
+            "--discovery-token=t".to_owned(),
+        ];
+        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let values = Values::parse(&arguments, []).expect("good flags");
+        let settings = Settings::read(&values).expect("good settings");
+        settings.expect("a way to meet")
+    }
+
+    /// Whoever joins does so until the test ends.
+    fn joining(settings: Settings) -> tokio::task::JoinHandle<Result<String, DiscoveryError>> {
+        tokio::spawn(async move { join(&settings, "m=http://127.0.0.1:1").await })
+    }
+
+    /// When the other side has closed it, and when it said something before.
+    async fn until_closed(stream: &mut TcpStream) -> (Vec<Instant>, Instant) {
+        let mut heard = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return (heard, Instant::now()),
+                Ok(_) => heard.push(Instant::now()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_without_an_answer_is_given_up_in_its_time_and_repeated_after_a_pause() {
+        let (listener, address) = listener().await;
+        let join = joining(settings(&address, &["--discovery-request-timeout=300ms"]));
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        stream.write_all(&SETTINGS).await.expect("written");
+        let mut first = None;
+        let mut buffer = [0; 4096];
+        // Each attempt looks up the size anew, on the same connection: the pause is the longest silence.
+        let mut said = Instant::now();
+        loop {
+            let count = stream.read(&mut buffer).await.expect("more");
+            assert_ne!(count, 0, "the connection stays");
+            if said.elapsed() > Duration::from_secs(1) {
+                break;
+            }
+            first.get_or_insert(said);
+            said = Instant::now();
+        }
+        let took = first.expect("a request").elapsed();
+        assert!(took >= Duration::from_millis(2300), "{took:?}");
+        // With the default it would be seven seconds.
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        join.abort();
+    }
+
+    #[tokio::test]
+    async fn a_service_that_falls_silent_is_pinged_and_then_left() {
+        let (listener, address) = listener().await;
+        let join = joining(settings(
+            &address,
+            &[
+                "--discovery-request-timeout=1h",
+                "--discovery-keepalive-time=1s",
+                "--discovery-keepalive-timeout=1s",
+            ],
+        ));
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        stream.write_all(&SETTINGS).await.expect("written");
+        let begun = Instant::now();
+        let (heard, closed) = until_closed(&mut stream).await;
+        // Ten seconds are the least, as with the original's client.
+        let after = begun + Duration::from_millis(5000);
+        let pinged = heard.into_iter().find(|heard| *heard > after);
+        let pinged = pinged.expect("a ping");
+        let silence = pinged - begun;
+        assert!(silence >= Duration::from_millis(9500), "{silence:?}");
+        let patience = closed - pinged;
+        assert!(patience >= Duration::from_millis(900), "{patience:?}");
+        assert!(patience < Duration::from_millis(4500), "{patience:?}");
+        // Elsewhere, or there again.
+        listener.accept().await.expect("another connection");
+        join.abort();
+    }
+
+    #[tokio::test]
+    async fn the_time_for_dialling_is_kept_to() {
+        let (listener, address) = listener().await;
+        let limit = "--discovery-dial-timeout=300ms";
+        let join = joining(settings(&address, &[limit]));
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let begun = Instant::now();
+        let (_, closed) = until_closed(&mut stream).await;
+        let took = closed - begun;
+        assert!(took < Duration::from_millis(1900), "{took:?}");
+        listener.accept().await.expect("another connection");
+        join.abort();
+
+        // A user who hears nothing within that time founds nothing, whatever time a request has.
+        let flags = [
+            limit,
+            "--discovery-request-timeout=1h",
+            "--discovery-user=u",
+            "--discovery-password=p",
+        ];
+        let begun = Instant::now();
+        let refused = join_at(&address, &flags).await;
+        let took = begun.elapsed();
+        assert_eq!(refused, "context deadline exceeded");
+        assert!(took >= Duration::from_millis(300), "{took:?}");
+        assert!(took < Duration::from_millis(1900), "{took:?}");
+    }
+
+    async fn join_at(address: &str, flags: &[&str]) -> String {
+        let joined = join(&settings(address, flags), "m=http://127.0.0.1:1").await;
+        joined.expect_err("refused").to_string()
+    }
+
+    #[tokio::test]
+    async fn what_only_a_file_says_reaches_the_client() {
+        let file = |client: &str| {
+            let dir = tempfile::tempdir().expect("a folder");
+            let path = dir.path().join("etcd.yml");
+            let text = format!(
+                "discovery-config: {{token: t, client: {{endpoints: ['a:1'], keepalive-time: 0, {client}}}}}"
+            );
+            std::fs::write(&path, text).expect("a file");
+            let values = Values::parse(&[format!("--config-file={}", path.display())], []);
+            let settings = Settings::read(&values.expect("a good file"));
+            settings.expect("good settings").expect("a way to meet")
+        };
+        let client = async |client: &str| file(client).client().await;
+        let config = async |text: &str| -> Config {
+            let client: Client = client(text).await.expect("a client");
+            client.channel().config().clone()
+        };
+        let given = config(
+            "max-request-bytes: 5, max-recv-bytes: 6, secure: {server-name: s}, \
+             auth: {username: u, password: p, token: k}",
+        )
+        .await;
+        assert_eq!((given.max_send_bytes, given.max_recv_bytes), (5, 6));
+        // With a token there is nobody to be asked for one.
+        assert_eq!(given.token.as_deref(), Some("k"));
+        assert!(given.tls.is_some());
+        let tls = file("secure: {server-name: s}").tls;
+        assert_eq!(tls.map(|tls| tls.server_name).as_deref(), Some("s"));
+        let default = config("max-request-bytes: 0, max-recv-bytes: -1").await;
+        assert_eq!(default.max_send_bytes, 2 << 20);
+        assert_eq!(default.max_recv_bytes, i32::MAX as usize);
+        assert!(default.token.is_none() && default.tls.is_none());
+        let refused = client("max-request-bytes: 6, max-recv-bytes: 5").await;
+        assert_eq!(
+            refused.expect_err("refused").to_string(),
+            "gRPC message recv limit (5 bytes) must be greater than send limit (6 bytes)"
+        );
     }
 }

@@ -542,4 +542,44 @@ mod tests {
         );
         check(Error::Stopped, Unavailable, "etcdserver: server stopped");
     }
+
+    /// What the original says too where hardly anybody can hear it.
+    #[test]
+    fn rare_errors_have_etcds_codes_and_words() {
+        for (status, code, text) in [
+            (
+                watch_canceled(),
+                Code::Cancelled,
+                "etcdserver: watch canceled",
+            ),
+            (
+                not_capable(),
+                Code::FailedPrecondition,
+                "etcdserver: not capable",
+            ),
+            (
+                unknown_method(),
+                Code::Unknown,
+                "etcdserver: unknown method",
+            ),
+            (
+                status(&Error::TransferTimeout),
+                Code::Unknown,
+                "etcdserver: request timed out, leader transfer took too long",
+            ),
+            // ER-71: what the table does not know keeps its words.
+            (
+                membership(&ferrite_membership::Error::UnknownChange(9)),
+                Code::Unknown,
+                "unknown ConfChange type 9: a newer version proposed it; upgrade this member",
+            ),
+            (
+                late_range(),
+                Code::DeadlineExceeded,
+                "rangeKeys: context cancelled: context deadline exceeded",
+            ),
+        ] {
+            assert_eq!((status.code(), status.message()), (code, text));
+        }
+    }
 }

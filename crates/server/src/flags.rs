@@ -1453,6 +1453,13 @@ pub fn page() -> String {
             ));
         }
     }
+    out.push_str(
+        "\n## In a file only\n\nFor these there is no flag, as in the original.\n\n\
+         | key | what it does |\n|---|---|\n",
+    );
+    for setting in config_file::FILE_ONLY {
+        out.push_str(&format!("| `{}` | {} |\n", setting.name, setting.help));
+    }
     let ignored: Vec<String> = FLAGS
         .iter()
         .filter(|flag| flag.kind == Kind::Ignored)

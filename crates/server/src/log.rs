@@ -10,7 +10,6 @@ mod sample;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -155,31 +154,25 @@ pub fn set_level(least: Severity) {
     tracing::callsite::rebuild_interest_cache();
 }
 
-/// On SIGHUP, opens log files by their names again, and takes the level from the configuration file
-/// anew, where there are any. What else the signal does is in [`crate::signals`].
-pub async fn watch_hangups(config_file: Option<PathBuf>) {
+/// Opens log files by their names again, and takes the level from the configuration file anew, where
+/// there are any. Part of what SIGHUP does: see [`crate::signals`].
+pub fn reopen(config_file: Option<&std::path::Path>) {
     let files = LOGGER.get().is_some_and(|logger| logger.files);
     if !files && config_file.is_none() {
         return;
     }
-    let kind = tokio::signal::unix::SignalKind::hangup();
-    let Ok(mut hangups) = tokio::signal::unix::signal(kind) else {
-        return;
-    };
-    while hangups.recv().await.is_some() {
-        for queue in LOGGER.get().iter().flat_map(|logger| &logger.queues) {
-            queue.reopen();
-        }
-        tracing::info!(signal = "hangup", "opened log files again");
-        let Some(path) = &config_file else { continue };
-        match level_in(path) {
-            Ok(least) => set_level(least),
-            Err(error) => {
-                tracing::warn!(
-                    error,
-                    "kept the log level: the configuration file does not do"
-                );
-            }
+    for queue in LOGGER.get().iter().flat_map(|logger| &logger.queues) {
+        queue.reopen();
+    }
+    tracing::info!(signal = "hangup", "opened log files again");
+    let Some(path) = config_file else { return };
+    match level_in(path) {
+        Ok(least) => set_level(least),
+        Err(error) => {
+            tracing::warn!(
+                error,
+                "kept the log level: the configuration file does not do"
+            );
         }
     }
 }

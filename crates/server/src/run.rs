@@ -81,10 +81,8 @@ pub fn run(config: &Config) -> Result<Outcome, RunError> {
 
 async fn life(config: &Config) -> Result<Outcome, RunError> {
     let mut signals = Signals::new().map_err(RunError::Runtime)?;
-    let subjects = Subjects::default();
+    let subjects = Subjects::of(config.values.config_file());
     signals::attend(subjects.clone()).map_err(RunError::Runtime)?;
-    let config_file = config.values.config_file().map(Into::into);
-    tokio::spawn(log::watch_hangups(config_file));
     tokio::spawn(memory::watch_growth());
     // Addresses first: if they are taken, nothing on disk has been touched.
     tracing::info!("listen-peer-urls" = ?urls(&config.listen_peer), "configuring peer listeners");

@@ -3,6 +3,7 @@
 //!
 //! The last two have a thread of their own: they are wanted most when something else hangs.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ferrite_node::Node;
@@ -11,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::debug;
 use crate::door::Loads;
+use crate::log;
 use crate::room::Room;
 
 /// The signals that end the member.
@@ -48,10 +50,19 @@ pub struct Subjects {
     node: Arc<OnceLock<Node>>,
     room: Arc<OnceLock<Room>>,
     certificates: Arc<Mutex<Vec<Arc<ServerTls>>>>,
+    config_file: Option<PathBuf>,
     loads: Loads,
 }
 
 impl Subjects {
+    /// For a process whose flags came from this file, if from one.
+    pub fn of(config_file: Option<&str>) -> Self {
+        Subjects {
+            config_file: config_file.map(PathBuf::from),
+            ..Subjects::default()
+        }
+    }
+
     /// Threads that serve.
     pub fn loads(&self) -> &Loads {
         &self.loads
@@ -88,6 +99,8 @@ impl Subjects {
     /// Whatever changes under a running member is read where it is used. This reads it now, so that whoever
     /// changed it learns at once whether it will do.
     fn reload(&self) {
+        // First, so that the rest is found in the new files.
+        log::reopen(self.config_file.as_deref());
         tracing::info!("received SIGHUP; reading again what may have changed");
         let all = self
             .certificates

@@ -204,12 +204,25 @@ mod tests {
         assert_eq!((all, one), (9, 4));
         let error = provider(&info(&["x"])).expect_err("unknown");
         assert_eq!(error.to_string(), r#"unexpected TLS cipher suite "x""#);
-        let error = provider(&info(&["TLS_RSA_WITH_AES_128_GCM_SHA256"])).expect_err("lacking");
-        assert!(error.to_string().contains("is not offered by Ferrite"));
+        for name in NOT_OFFERED {
+            let error = provider(&info(&[name])).expect_err("lacking").to_string();
+            let refusal = format!("TLS cipher suite {name:?} is not offered by Ferrite");
+            assert!(error.starts_with(&refusal), "{error}");
+        }
         // Whatever is in the table is a suite that there is.
         for (name, _) in SUITES {
             let provider = provider(&info(&[name])).expect("known");
             assert_eq!(provider.cipher_suites.len(), 4, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_page_about_tls_names_every_suite() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/tls.md");
+        let page = std::fs::read_to_string(path).expect("docs/tls.md");
+        let offered = SUITES.iter().take(6).map(|(name, _)| name);
+        for name in offered.chain(SUITES_OF_13).chain(NOT_OFFERED) {
+            assert!(page.contains(&format!("`{name}`")), "{name}");
         }
     }
 }

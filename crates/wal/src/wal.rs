@@ -141,6 +141,18 @@ impl Wal {
         metadata: &etcdserverpb::Metadata,
         options: Options,
     ) -> Result<Wal, Error> {
+        Wal::found(dir, metadata, &raftpb::HardState::default(), &[], options)
+    }
+
+    /// [`Wal::create`] with first entries and a first hard state, for what must be there as soon as the log is.
+    /// The entries are few, with indexes from 1.
+    pub fn found(
+        dir: &Path,
+        metadata: &etcdserverpb::Metadata,
+        hard_state: &raftpb::HardState,
+        entries: &[raftpb::Entry],
+        options: Options,
+    ) -> Result<Wal, Error> {
         let fs = options.fs.clone();
         if Wal::exists_on(&*fs, dir) {
             return Err(Error::Exists { dir: dir.into() });
@@ -160,7 +172,23 @@ impl Wal {
         record::append(&mut bytes, record::CRC, &[], 0);
         let crc = record::append(&mut bytes, record::METADATA, &metadata, 0);
         let empty = walpb::Snapshot::default().encode_to_vec();
-        let crc = record::append(&mut bytes, record::SNAPSHOT, &empty, crc);
+        let mut crc = record::append(&mut bytes, record::SNAPSHOT, &empty, crc);
+        let mut last_index = 0;
+        for entry in entries {
+            if entry.index != last_index + 1 {
+                return Err(Error::SliceOutOfRange {
+                    file: path,
+                    offset: bytes.len() as u64,
+                    index: entry.index,
+                    last: last_index,
+                });
+            }
+            last_index = entry.index;
+            crc = record::append(&mut bytes, record::ENTRY, &entry.encode_to_vec(), crc);
+        }
+        if *hard_state != raftpb::HardState::default() {
+            crc = record::append(&mut bytes, record::STATE, &hard_state.encode_to_vec(), crc);
+        }
         let region = Region::open(&*fs, &path, Open::Write, 0, options.segment_bytes)?;
         let position = bytes.len() as u64;
         region.reach(position).map_err(io("write", &path))?;
@@ -200,8 +228,8 @@ impl Wal {
             options,
             dir: dir.into(),
             metadata,
-            hard_state: raftpb::HardState::default(),
-            last_index: 0,
+            hard_state: *hard_state,
+            last_index,
             crc,
             seq: 0,
             held: vec![held],

@@ -72,6 +72,8 @@ pub struct Effects {
     pub durable: Option<Durable>,
     /// For the log stage: a `.snap` file covers the log up to here.
     pub snapshot: Option<walpb::Snapshot>,
+    /// What was written for that, as the original counts it.
+    pub document: Option<v2store::Writes>,
     /// For the apply stage: the batch that brought the file to this index is done.
     pub committed: Option<u64>,
     /// What the commit took.
@@ -242,8 +244,10 @@ impl CommitStage {
             let much =
                 self.bytes_since_snapshot >= self.snapshot_bytes && index > self.last_snapshot;
             let forced = sealed.force_snapshot && index > self.last_snapshot;
-            if much || forced || index >= self.last_snapshot + self.snapshot_count {
+            let many = index.saturating_sub(self.last_snapshot) > self.snapshot_count;
+            if much || forced || many {
                 effects.snapshot = Some(self.save_snapshot(sealed)?);
+                effects.document = Some(v2store::writes(&sealed.cluster));
             }
         }
         Ok(effects)

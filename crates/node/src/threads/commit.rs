@@ -77,6 +77,9 @@ impl<R: Send + 'static> CommitThread<R> {
             metrics.commit_spill.observe(stats.rebuild);
             metrics.commit_write.observe(stats.write + stats.sync);
         }
+        if let Some(written) = &effects.document {
+            metrics.document_written(written.created, written.set);
+        }
         let ended = !effects.defragmented.is_empty();
         if ended && let Some(began) = self.defragmenting.take() {
             metrics.defrag.observe(began.elapsed());

@@ -238,3 +238,40 @@ fn peer(page: &mut Page, local: &str, seen: &PeerStats) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_between_members_are_shown_once_there_are_some() {
+        let shown = |seen: &PeerStats| {
+            let mut page = Page::new();
+            peer(&mut page, "1", seen);
+            let text = page.text();
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let mut seen = PeerStats {
+            id: 0xab,
+            ..PeerStats::default()
+        };
+        assert_eq!(shown(&seen), [""; 0]);
+        seen.sent_failures = 2;
+        seen.received_failures = 3;
+        seen.snapshot_send_failures = 4;
+        seen.snapshot_receive_failures = 5;
+        let shown = shown(&seen);
+        for line in [
+            "etcd_network_peer_sent_failures_total{To=\"ab\"} 2",
+            "etcd_network_peer_received_failures_total{From=\"ab\"} 3",
+            "etcd_network_snapshot_send_failures{To=\"ab\"} 4",
+            "etcd_network_snapshot_send_inflights_total{To=\"ab\"} 0",
+            "etcd_network_snapshot_receive_failures{From=\"ab\"} 5",
+            "etcd_network_snapshot_receive_inflights_total{From=\"ab\"} 0",
+        ] {
+            assert!(shown.iter().any(|one| one == line), "{line}: {shown:?}");
+        }
+        assert_eq!(shown.len(), 6, "{shown:?}");
+    }
+}

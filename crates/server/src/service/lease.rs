@@ -148,7 +148,7 @@ impl Lease for LeaseService {
                                 let metrics = service.0.node.metrics();
                                 metrics.stream_failed("receive", "lease-keepalive");
                             }
-                            return;
+                            Err(status)
                         }
                     };
                     let failed = answer.is_err();

@@ -20,6 +20,7 @@ pub mod watch;
 
 use std::sync::Arc;
 
+use ferrite_membership::Version;
 use ferrite_node::Node;
 use ferrite_proto::etcdserverpb::ResponseHeader;
 use tonic::metadata::MetadataMap;
@@ -236,16 +237,14 @@ impl Context {
     /// # Errors
     /// The status to answer with.
     pub fn capable(&self) -> Result<(), Status> {
-        if self
-            .node
-            .published()
-            .get_cluster()
-            .version
-            .is_some_and(|version| version.major < 3)
-        {
-            return Err(errors::not_capable());
-        }
-        Ok(())
+        capable_at(self.node.published().get_cluster().version)
+    }
+}
+
+fn capable_at(version: Option<Version>) -> Result<(), Status> {
+    match version {
+        Some(version) if version.major < 3 => Err(errors::not_capable()),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -286,4 +285,26 @@ pub fn wants_leader(metadata: &MetadataMap) -> bool {
 pub fn is_failure(status: &Status) -> bool {
     // What is wrong with a connection has the connection's error behind it.
     status.code() != Code::Cancelled && std::error::Error::source(status).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_of_version_2_has_no_data_calls() {
+        let told = |text: &str| capable_at(Some(text.parse().expect("a version")));
+        for version in ["2.0.0", "2.3.8"] {
+            let refused = told(version).expect_err("refused");
+            assert_eq!(
+                (refused.code(), refused.message()),
+                (Code::FailedPrecondition, "etcdserver: not capable")
+            );
+        }
+        // From 3.0 on, and while none is decided: the original starts with everything enabled.
+        for version in ["3.0.0", "3.7.1", "4.0.0"] {
+            assert!(told(version).is_ok(), "{version}");
+        }
+        assert!(capable_at(None).is_ok());
+    }
 }

@@ -6,9 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ferrite_client::{Client, Config};
-use ferrite_testkit::{Cluster, Kind, PATIENCE, Ports, eventually, oracle, pb, run};
+use ferrite_proto::authpb::permission::Type;
+use ferrite_testkit::{Cluster, Kind, PATIENCE, Pki, Ports, Wanted, eventually, oracle, pb, run};
 use tempfile::TempDir;
 
+use crate::auth::{CHEAP, add_role, add_user, enable, grant_role, permit};
 use crate::{beside_others, get, put};
 use Kind::{Etcd351, Ferrite};
 
@@ -218,4 +220,125 @@ async fn a_service_that_comes_later_is_waited_for() {
         status.await.ok()
     })
     .await;
+}
+
+/// A service that asks for certificates and for a user: founded there is only by who has both, and who
+/// cannot be let in is told so at once.
+async fn meet_by_invitation(kind: Kind) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = Pki::new(dir.path(), "ca");
+    let server = pki.issue("server", &Wanted::hosts(&["127.0.0.1"]));
+    // Without a name, which would be that of a user.
+    let paper = pki.issue("client", &Wanted::hosts(&["127.0.0.1"]));
+    let service = Cluster::builder()
+        .kinds(&[kind])
+        .encrypted_clients(pki.client(Some(&paper)))
+        .extra_args(&[
+            &format!("--cert-file={}", server.cert),
+            &format!("--key-file={}", server.key),
+            &format!("--trusted-ca-file={}", pki.ca()),
+            "--client-cert-auth",
+            CHEAP,
+        ])
+        .start()
+        .await;
+    let client = service.client(0);
+    for token in ["checked", "unchecked"] {
+        put(
+            &client,
+            &format!("/_etcd/registry/{token}/_config/size"),
+            "1",
+        )
+        .await;
+    }
+    add_role(&client, "root").await.expect("a role");
+    add_user(&client, "root", "r").await.expect("a user");
+    grant_role(&client, "root", "root").await.expect("granted");
+    add_role(&client, "founders").await.expect("a role");
+    let (from, to) = ("/_etcd/registry/", "/_etcd/registry0");
+    let permitted = permit(&client, "founders", Type::Readwrite, from, to);
+    permitted.await.expect("permitted");
+    add_user(&client, "founder", "p").await.expect("a user");
+    let granted = grant_role(&client, "founder", "founders");
+    granted.await.expect("granted");
+    enable(&client).await.expect("enabled");
+
+    let mut ports = Ports::default();
+    let endpoint = service.member(0).endpoint().to_owned();
+    let mut flags = |name: &str, token: &str, more: &[&str]| {
+        let mut meeting = vec![
+            format!("--discovery-endpoints={endpoint}"),
+            format!("--discovery-token={token}"),
+            "--discovery-insecure-transport=false".to_owned(),
+            format!("--discovery-cert={}", paper.cert),
+            format!("--discovery-key={}", paper.key),
+        ];
+        meeting.extend(more.iter().map(|flag| (*flag).to_owned()));
+        arguments(name, dir.path(), &mut ports, &meeting)
+    };
+    let ca = format!("--discovery-cacert={}", pki.ca());
+    for (more, error) in [
+        (
+            &[&*ca, "--discovery-user=founder", "--discovery-password=x"][..],
+            "etcdserver: authentication failed, invalid user ID or password",
+        ),
+        (
+            &["--discovery-cacert=/nonexistent"],
+            "open /nonexistent: no such file or directory",
+        ),
+    ] {
+        let flags = flags("refused", "checked", more);
+        let outcome = run(&Ferrite.server(), &flags, Duration::from_secs(30));
+        assert_eq!(outcome.code(), Some(1), "{}", outcome.text());
+        let text = format!("failed to join discovery cluster ({error})");
+        assert!(outcome.text().contains(&text), "{text}: {}", outcome.text());
+    }
+    // The service's certificate is from nobody whom this machine knows.
+    let unknown = flags("m", "checked", &["--discovery-request-timeout=500ms"]);
+    let outcome = run(&Ferrite.server(), &unknown, Duration::from_secs(2));
+    assert_eq!(outcome.code(), None, "{}", outcome.text());
+    for text in [
+        "retry connecting to discovery service",
+        "x509: certificate signed by unknown authority",
+    ] {
+        assert!(outcome.text().contains(text), "{text}: {}", outcome.text());
+    }
+    for (name, token, more) in [
+        (
+            "a",
+            "checked",
+            &[&*ca, "--discovery-user=founder", "--discovery-password=p"][..],
+        ),
+        (
+            "b",
+            "unchecked",
+            &[
+                "--discovery-insecure-skip-tls-verify",
+                "--discovery-user=founder:p",
+            ],
+        ),
+    ] {
+        let flags = flags(name, token, more);
+        let _running = start(&flags);
+        let client = client_of(&flags);
+        eventually("it serves", PATIENCE, async || {
+            let mut stub = client.maintenance();
+            let status = stub.status(pb::StatusRequest::default());
+            status
+                .await
+                .ok()
+                .filter(|status| status.get_ref().leader != 0)
+        })
+        .await;
+        assert!(dir.path().join(name).join("member").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_may_ask_for_certificates_and_a_user() {
+    let _turn = beside_others().await;
+    meet_by_invitation(Ferrite).await;
+    if oracle().is_some() {
+        meet_by_invitation(Etcd351).await;
+    }
 }

@@ -10,6 +10,7 @@ use ferrite_testkit::pb::watch_request::RequestUnion;
 use ferrite_testkit::{Client, Cluster, Kind, Member, PATIENCE, eventually, oracle};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::errors::wire::call;
 use crate::{beside_others, get, put};
 
 /// An answer over HTTP/1.0, so that nobody cuts it into chunks: its head, and its body.
@@ -564,6 +565,44 @@ async fn watches_are_counted_while_they_live_and_when_they_are_closed() {
     assert_eq!(page.value(timed), 6.0);
     let failed = page.sum("etcd_network_server_stream_failures_total", &[]);
     assert_eq!(failed, 0.0, "a client that goes away is no failure");
+    // What is no message of the stream's is one: its first field is of another kind.
+    let number = pb::LeaseKeepAliveRequest { id: 1 };
+    let bytes = pb::RangeRequest {
+        key: "k".into(),
+        ..Default::default()
+    };
+    const WATCH: &str = "/etcdserverpb.Watch/Watch";
+    const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+    let (endpoint, kind) = (member.endpoint(), "application/grpc");
+    let refused = [
+        call(endpoint, WATCH, kind, None, &number).await.status,
+        call(endpoint, KEEP_ALIVE, kind, None, &bytes).await.status,
+    ];
+    for (code, text) in refused {
+        assert_eq!(code, 13, "it is told so: {text:?}");
+    }
+    for interface in ["watch", "lease-keepalive"] {
+        let labels = format!("API=\"{interface}\",Type=\"receive\"");
+        shows("the failed stream is counted", member, |page| {
+            page.sum("etcd_network_server_stream_failures_total", &[&labels]) == 1.0
+        })
+        .await;
+    }
+}
+
+/// Holds up a leader for less than an election takes, until it has said that its heartbeats were late; how many it counts.
+async fn late_heartbeats(leader: &Member) -> f64 {
+    const LATE: &str = "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk";
+    eventually("heartbeats are late", PATIENCE, async || {
+        leader.stop_signal();
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        leader.cont();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        leader.log_contains(LATE).then_some(())
+    })
+    .await;
+    let counted = |page: &Page| page.value("etcd_server_heartbeat_send_failures_total");
+    counted(&shows("they are counted", leader, |page| counted(page) >= 1.0).await)
 }
 
 /// Calls by the version that clients name, up to a limit.
@@ -649,6 +688,17 @@ async fn members_count_each_other_and_what_passes_between_them() {
     })
     .await;
     assert!(page.value("etcd_server_proposals_committed_total") >= committed + 200.0);
+    // ME-35: each is three members in the form of the second store, what they say of themselves, and the version.
+    let store = |kind: &str, action: &str| {
+        page.value(&format!(
+            "etcd_debugging_store_{kind}_total{{action=\"{action}\"}}"
+        ))
+    };
+    let looked = store("reads", "getRecursive");
+    assert!(looked >= 1.0);
+    assert_eq!(store("writes", "create"), 3.0 * looked);
+    assert_eq!(store("writes", "set"), 4.0 * looked);
+    assert_eq!(page.value("etcd_debugging_store_watchers"), 0.0);
     assert!(page.value("etcd_disk_wal_fsync_duration_seconds_count") >= 1.0);
     assert!(page.value("etcd_disk_wal_write_bytes_total") > 200.0);
     assert!(page.value("etcd_disk_backend_commit_duration_seconds_count") >= 1.0);
@@ -675,6 +725,19 @@ async fn members_count_each_other_and_what_passes_between_them() {
     assert!(page.value("etcd_snap_db_fsync_duration_seconds_count") >= 1.0);
     get(&client, "k0").await;
     every_name_is_found(&cluster);
+    // ME-43: of Go's runtime 3.8 shows a lot more with these metrics, and 3.7 does not.
+    for family in page.0.keys().filter(|name| name.starts_with("go_")) {
+        let more = [
+            "go_cpu_",
+            "go_memory_classes_",
+            "go_gc_cycles_",
+            "go_sched_latencies_",
+        ];
+        assert!(!more.iter().any(|new| family.starts_with(new)), "{family}");
+    }
+    // LG-08: a leader that stands still for some intervals says how late it is.
+    let late = late_heartbeats(member).await;
+    assert!(late >= 1.0, "{late}");
 
     let before = page.value("etcd_server_leader_changes_seen_total");
     cluster.move_leader(behind).await;

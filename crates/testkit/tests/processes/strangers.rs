@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::left::{applied_in, newest_in};
-use crate::{beside_others, get, put};
+use crate::{beside_others, get, http_get, put};
 
 /// Sends bytes to a peer port, ends the sending if told so, and reads what comes back until the end.
 async fn send(url: &str, bytes: &[u8], cut: bool) -> String {
@@ -187,6 +187,22 @@ async fn what_should_not_come_is_named_and_changes_nothing() {
         member.wait_for_log(why, PATIENCE).await;
         assert_eq!(names(), files);
     }
+    // Each is counted, with the sender as far as it was known: ME-18, ME-19.
+    let sender = format!("{:x}", who.from);
+    let page = http_get(member.endpoint(), "/metrics").await;
+    for (family, from, count) in [
+        ("etcd_network_peer_received_failures_total", "unknown", 1),
+        (
+            "etcd_network_snapshot_receive_failures",
+            "UNKNOWN_SNAPSHOT_SENDER",
+            1,
+        ),
+        ("etcd_network_snapshot_receive_failures", &sender, 4),
+    ] {
+        let line = format!("{family}{{From=\"{from}\"}} {count}\n");
+        assert!(page.contains(&line), "{line}: {page}");
+    }
+    assert!(!page.contains("etcd_network_snapshot_receive_success{"));
     // Nothing of all that changed anything.
     let after = statuses(&cluster).await;
     for (before, after) in before.iter().zip(&after) {

@@ -133,6 +133,50 @@ async fn unknown_methods_are_named_and_any_subtype_is_protobuf() {
             let found = pb::RangeResponse::decode(answer.messages.slice(5..)).unwrap();
             assert_eq!(found.count, 1, "{kind:?}: {sent}");
         }
+        if kind == Kind::Ferrite {
+            every_method_is_there(endpoint).await;
+        }
+    }
+}
+
+/// GR-02: what is asked without any word is refused for that, or waits; nothing is unknown.
+async fn every_method_is_there(endpoint: &str) {
+    for (service, methods) in [
+        (
+            "etcdserverpb.KV",
+            "Range RangeStream Put DeleteRange Txn Compact",
+        ),
+        ("etcdserverpb.Watch", "Watch"),
+        (
+            "etcdserverpb.Lease",
+            "LeaseGrant LeaseRevoke LeaseKeepAlive LeaseTimeToLive LeaseLeases",
+        ),
+        (
+            "etcdserverpb.Cluster",
+            "MemberAdd MemberRemove MemberUpdate MemberList MemberPromote",
+        ),
+        (
+            "etcdserverpb.Maintenance",
+            "Alarm Status Defragment Hash HashKV Snapshot MoveLeader Downgrade",
+        ),
+        (
+            "etcdserverpb.Auth",
+            "AuthEnable AuthDisable AuthStatus Authenticate UserAdd UserGet UserList UserDelete \
+             UserChangePassword UserGrantRole UserRevokeRole RoleAdd RoleGet RoleList RoleDelete \
+             RoleGrantPermission RoleRevokePermission",
+        ),
+        ("v3lockpb.Lock", "Lock Unlock"),
+        (
+            "v3electionpb.Election",
+            "Campaign Proclaim Leader Observe Resign",
+        ),
+        ("grpc.health.v1.Health", "Check Watch"),
+    ] {
+        for method in methods.split_whitespace() {
+            let path = format!("/{service}/{method}");
+            let (code, text) = call(endpoint, &path, GRPC, Some("300m"), &()).await.status;
+            assert_ne!(code, 12, "{path}: {text}");
+        }
     }
 }
 
