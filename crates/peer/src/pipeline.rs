@@ -96,6 +96,11 @@ pub(crate) enum PostError {
     Other(String),
 }
 
+/// Whether an answer says that the message was for somebody else.
+fn names_mismatch(body: &[u8]) -> bool {
+    String::from_utf8_lossy(body).contains("to mismatch member")
+}
+
 /// Judges the answer to a POST of a message or a snapshot.
 pub(crate) fn check_answer(
     peer: &Peer,
@@ -105,7 +110,20 @@ pub(crate) fn check_answer(
 ) -> Result<(), PostError> {
     match reply.status {
         StatusCode::NO_CONTENT => Ok(()),
+        // Ours and the original's say it with different statuses.
+        StatusCode::FORBIDDEN | StatusCode::CONFLICT if names_mismatch(&reply.body) => {
+            Err(PostError::Other(format!(
+                "another member than {} answers at {url}: a wrong data folder, or a wrong initial-cluster-state, there",
+                hex(peer.id)
+            )))
+        }
         StatusCode::FORBIDDEN => {
+            tracing::warn!(
+                "local-member-id" = hex(peer.core.config.member_id),
+                "remote-peer-id" = hex(peer.id),
+                url = %url,
+                "a member says that this one was removed from the cluster"
+            );
             peer.core.handler.removed_by_cluster();
             Err(PostError::Removed)
         }

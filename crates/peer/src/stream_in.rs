@@ -207,6 +207,12 @@ async fn dial_url(
     match parts.status {
         StatusCode::OK => Ok((conn, body)),
         StatusCode::GONE => {
+            tracing::warn!(
+                "local-member-id" = hex(config.member_id),
+                "remote-peer-id" = hex(peer.id),
+                url = %url,
+                "a member says that this one was removed from the cluster"
+            );
             core.handler.removed_by_cluster();
             failed("the member has been permanently removed from the cluster".to_owned())
         }

@@ -103,7 +103,7 @@ async fn statuses_and_bodies() {
         (
             post(msg(1, 2).encode_to_vec()),
             (
-                403,
+                409,
                 r#"{"message":"cannot process message to mismatch member"}"#,
             ),
         ),

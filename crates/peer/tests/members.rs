@@ -338,6 +338,69 @@ fn a_removed_member_is_told_and_its_messages_are_dropped() {
     });
 }
 
+/// A newcomer that took another member's name, or its folder, answers at an URL of the cluster: that it is not the
+/// one who was meant says nothing about who asked.
+#[test]
+fn who_reaches_the_wrong_member_is_not_removed() {
+    multi().block_on(async {
+        let (a, b) = (Member::start(0xf3).await, Member::start(0xf4).await);
+        let told = |member: &Member| {
+            let told = &member.node.told_removed;
+            told.load(std::sync::atomic::Ordering::Relaxed)
+        };
+        let unreachable = |id: u64| {
+            let counts = a.node.unreachable.lock();
+            counts.get(&id).copied().unwrap_or_default()
+        };
+        // The original's members answer with 403 in both cases.
+        let mismatch = answering(r#"{"message":"cannot process message to mismatch member"}"#);
+        let removed = answering(r#"{"message":"cannot process message from removed member"}"#);
+        for (id, url) in [(0xf5, b.url()), (0xf6, mismatch.await)] {
+            a.transport.add_peer(id, &[url]);
+            eventually("the message is refused", || {
+                a.transport
+                    .send(vec![a.message(MessageType::MsgHeartbeat, id)]);
+                unreachable(id) > 0
+            })
+            .await;
+            assert!(!told(&a), "{id:x}");
+        }
+        assert!(b.node.received.lock().is_empty());
+        a.transport.add_peer(0xf7, &[removed.await]);
+        eventually("the removed member is told", || {
+            a.transport
+                .send(vec![a.message(MessageType::MsgHeartbeat, 0xf7)]);
+            told(&a)
+        })
+        .await;
+        a.stop().await;
+        b.stop().await;
+    });
+}
+
+/// The URL of somebody who refuses everything, with this body.
+async fn answering(body: &'static str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = format!(
+                "HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let mut head = [0; 4096];
+            if stream.read(&mut head).await.is_ok() {
+                let _gone = stream.write_all(answer.as_bytes()).await;
+                while matches!(stream.read(&mut head).await, Ok(1..)) {}
+            }
+        }
+    });
+    url
+}
+
 #[test]
 fn the_second_url_is_used_when_the_first_is_dead() {
     multi().block_on(async {

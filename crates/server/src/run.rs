@@ -202,7 +202,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
     if outcome == Outcome::Removed {
         tracing::warn!(
             "local-member-id" = %hex(node.member_id()),
-            "the member has been permanently removed from the cluster; its data folder must be removed"
+            "the member has been permanently removed from the cluster; where `etcdctl member list` shows that it is, its data folder must be removed"
         );
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
