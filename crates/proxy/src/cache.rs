@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use ferrite_client::pb;
+use ferrite_proto::mvccpb::KeyValue;
 use prost::Message as _;
 
 /// Answers to keep: the original's number.
@@ -68,6 +69,21 @@ impl Default for Cache {
             compacted: -1,
             written: 0,
         }
+    }
+}
+
+/// A copy that holds nothing but itself: what comes from a wire keeps the whole buffer alive that it came in,
+/// which is many times larger.
+pub(crate) fn alone(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+/// The same of a pair.
+pub(crate) fn pair_alone(pair: &KeyValue) -> KeyValue {
+    KeyValue {
+        key: alone(&pair.key),
+        value: alone(&pair.value),
+        ..pair.clone()
     }
 }
 
@@ -139,7 +155,7 @@ impl Cache {
         }
         // What was true at a revision stays true.
         let range =
-            (request.revision == 0).then(|| (request.key.clone(), request.range_end.clone()));
+            (request.revision == 0).then(|| (alone(&request.key), alone(&request.range_end)));
         if let Some(range) = &range {
             let keys = match range.1.is_empty() {
                 true => self.by_key.entry(range.0.clone()).or_default(),
@@ -151,7 +167,11 @@ impl Cache {
         self.by_use.insert(self.clock, key.clone());
         self.bytes += bytes + key.len();
         let entry = Entry {
-            answer: answer.clone(),
+            answer: pb::RangeResponse {
+                header: answer.header,
+                kvs: answer.kvs.iter().map(pair_alone).collect(),
+                ..*answer
+            },
             bytes: bytes + key.len(),
             used: self.clock,
             range,

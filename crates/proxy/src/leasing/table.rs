@@ -18,7 +18,7 @@ use ferrite_proto::mvccpb::event::EventType;
 use ferrite_proto::mvccpb::{Event, KeyValue};
 
 use super::local;
-use crate::cache::meet;
+use crate::cache::{alone, meet, pair_alone};
 
 /// What is written to a leasing key by whoever wants its owner to give it up.
 pub const REVOKE: &[u8] = b"REVOKE";
@@ -225,7 +225,7 @@ impl Table {
         };
         let owned = Owned {
             created: header.revision,
-            pair,
+            pair: pair.as_ref().map(pair_alone),
             header,
             used: false,
         };
@@ -239,8 +239,9 @@ impl Table {
         }
         self.make_room(owned.bytes(), now);
         self.bytes += owned.bytes();
+        let key = alone(key);
         self.by_age.push_back((key.clone(), owned.created));
-        self.owned.insert(key.clone(), owned);
+        self.owned.insert(key, owned);
     }
 
     /// An acquisition came to nothing, or nobody knows what came of it. A leasing key that it made all the
@@ -296,7 +297,7 @@ impl Table {
 
     /// A leasing key of this proxy is to be deleted, if it was made at this revision or earlier.
     pub fn release(&mut self, key: &Bytes, created: i64) {
-        let at = self.releases.entry(key.clone()).or_default();
+        let at = self.releases.entry(alone(key)).or_default();
         *at = created.max(*at);
     }
 
@@ -424,7 +425,7 @@ impl Table {
         }
         let leased = pair.as_ref().is_some_and(|pair| pair.lease != 0);
         self.bytes -= owned.bytes();
-        owned.pair = pair;
+        owned.pair = pair.as_ref().map(pair_alone);
         owned.header = header;
         let bytes = owned.bytes();
         self.bytes += bytes;
@@ -449,7 +450,7 @@ impl Table {
             // Somebody wants it, has it, or it is nobody's.
             acquiring.lost = acquiring.lost.max(revision);
             if own && pair.value[..] == *REVOKE {
-                self.given_up.insert(key.clone(), now);
+                self.given_up.insert(alone(key), now);
             }
         }
         if let Some(owned) = self.owned.get(key)

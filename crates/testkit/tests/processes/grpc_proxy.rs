@@ -547,6 +547,30 @@ async fn a_hundred_watchers_of_a_range_are_one_at_the_member() {
     let sharing = figure(&own, "etcd_grpc_proxy_watchers_coalescing_total");
     assert_eq!(sharing, Some(99.0));
     assert!(figure(&own, "etcd_grpc_proxy_events_coalescing_total") >= Some(99.0));
+    // Of many ranges they are many watches by one stream, and those that end leave the others alone.
+    let mut ranges = Vec::new();
+    for at in 0..20 {
+        let mut watch = Watch::of(&client, creation(&format!("other{at}"), 0), false)
+            .await
+            .expect("a watch");
+        assert!(watch.next().await.created);
+        ranges.push(watch);
+    }
+    let kept = ranges.split_off(10);
+    drop(ranges);
+    eventually("eleven ranges are left", PATIENCE, async || {
+        let page = http_get(endpoint, "/metrics").await;
+        (figure(&page, "etcd_debugging_mvcc_watcher_total") == Some(11.0)).then_some(())
+    })
+    .await;
+    for (at, watch) in kept.into_iter().enumerate() {
+        let mut watch = watch;
+        let revision = put(&direct, &format!("other{}", at + 10), "v").await;
+        assert_eq!(watch.revisions(1).await, [revision]);
+    }
+    let page = http_get(endpoint, "/metrics").await;
+    let streams = "grpc_server_started_total{grpc_method=\"Watch\",grpc_service=\"etcdserverpb.Watch\",grpc_type=\"bidi_stream\"}";
+    assert_eq!(figure(&page, streams), Some(1.0));
     // When the last one goes, the member's goes, too.
     drop(watches);
     eventually("none is left", PATIENCE, async || {
