@@ -135,12 +135,13 @@ impl Drop for Waiting {
 struct Acquisition<'a> {
     shared: &'a Shared,
     key: Bytes,
+    number: u64,
 }
 
 impl Acquisition<'_> {
     fn made(self, header: pb::ResponseHeader, pair: Option<KeyValue>) {
         let mut table = self.shared.table();
-        table.acquired(&self.key, header, pair, Instant::now());
+        table.acquired(&self.key, self.number, header, pair, Instant::now());
         drop(table);
         self.shared.release.notify_one();
     }
@@ -149,7 +150,7 @@ impl Acquisition<'_> {
 impl Drop for Acquisition<'_> {
     fn drop(&mut self) {
         // Of one that was made there is nothing left to say.
-        self.shared.table().not_acquired(&self.key);
+        let _settled = self.shared.table().not_acquired(&self.key, self.number);
     }
 }
 
@@ -369,16 +370,18 @@ impl Leased {
         match found {
             Found::Answer(answer) => Ok(answer),
             Found::Ask => call::range(&*self.kv, caller, request).await,
-            Found::Acquire(lease) => match self.acquire(caller, &request, lease).await {
-                Ok(answer) => Ok(answer),
-                // Who cannot own a key can read it.
-                Err(status) => {
-                    if upkeep::ends_session(&status) {
-                        self.shared.end_session();
+            Found::Acquire(lease, number) => {
+                match self.acquire(caller, &request, lease, number).await {
+                    Ok(answer) => Ok(answer),
+                    // Who cannot own a key can read it.
+                    Err(status) => {
+                        if upkeep::ends_session(&status) {
+                            self.shared.end_session();
+                        }
+                        call::range(&*self.kv, caller, request).await
                     }
-                    call::range(&*self.kv, caller, request).await
                 }
-            },
+            }
         }
     }
 
@@ -388,10 +391,12 @@ impl Leased {
         caller: &Caller,
         request: &pb::RangeRequest,
         lease: i64,
+        number: u64,
     ) -> Result<pb::RangeResponse, Status> {
         let acquisition = Acquisition {
             shared: &self.shared,
             key: request.key.clone(),
+            number,
         };
         let key = request.key.clone();
         let leasing = self.shared.leasing_key(&key);

@@ -64,7 +64,9 @@ impl Owned {
 
 /// A key that is being acquired.
 #[derive(Debug)]
-struct Acquiring {
+pub struct Acquiring {
+    /// Which attempt it is: what an earlier one comes to says nothing of this one.
+    number: u64,
     lease: i64,
     /// The newest revision at which its leasing key was somebody else's or nobody's.
     lost: i64,
@@ -79,8 +81,8 @@ pub enum Found {
     Answer(pb::RangeResponse),
     /// Nothing: a member has to answer.
     Ask,
-    /// Nothing yet: the key may be acquired, with a leasing key on this lease.
-    Acquire(i64),
+    /// Nothing yet: the key may be acquired, with a leasing key on this lease, by an attempt of this number.
+    Acquire(i64, u64),
 }
 
 /// See the module.
@@ -98,6 +100,7 @@ pub struct Table {
     by_age: VecDeque<(Bytes, i64)>,
     bytes: usize,
     acquiring: HashMap<Bytes, Acquiring>,
+    attempts: u64,
     /// Keys that are being written, and how often.
     busy_keys: HashMap<Bytes, usize>,
     /// Ranges that are being written.
@@ -120,6 +123,7 @@ impl Table {
             by_age: VecDeque::new(),
             bytes: 0,
             acquiring: HashMap::new(),
+            attempts: 0,
             busy_keys: HashMap::new(),
             busy_ranges: Vec::new(),
             given_up: HashMap::new(),
@@ -186,13 +190,15 @@ impl Table {
         if request.serializable || !self.may_acquire(key, now) {
             return Found::Ask;
         }
+        self.attempts += 1;
         let acquiring = Acquiring {
+            number: self.attempts,
             lease,
             lost: 0,
             spoiled: false,
         };
         self.acquiring.insert(key.clone(), acquiring);
-        Found::Acquire(lease)
+        Found::Acquire(lease, self.attempts)
     }
 
     fn may_acquire(&self, key: &[u8], now: Instant) -> bool {
@@ -216,11 +222,13 @@ impl Table {
     pub fn acquired(
         &mut self,
         key: &Bytes,
+        number: u64,
         header: pb::ResponseHeader,
         pair: Option<KeyValue>,
         now: Instant,
     ) {
-        let Some(acquiring) = self.acquiring.remove(key) else {
+        let Some(acquiring) = self.not_acquired(key, number) else {
+            self.release(key, header.revision);
             return;
         };
         let owned = Owned {
@@ -246,8 +254,12 @@ impl Table {
 
     /// An acquisition came to nothing, or nobody knows what came of it. A leasing key that it made all the
     /// same is nobody's: it is deleted when somebody wants it.
-    pub fn not_acquired(&mut self, key: &[u8]) {
-        self.acquiring.remove(key);
+    pub fn not_acquired(&mut self, key: &[u8], number: u64) -> Option<Acquiring> {
+        let acquiring = self.acquiring.get(key)?;
+        if acquiring.number != number {
+            return None;
+        }
+        self.acquiring.remove(key)
     }
 
     /// What was used least goes until there is room.
@@ -533,11 +545,11 @@ mod tests {
         /// One that owns `k`, with this value, since revision 5.
         fn owning(value: &'static str) -> Self {
             let mut under = Under::new();
-            assert_eq!(under.found("k"), Found::Acquire(LEASE));
+            assert_eq!(under.found("k"), Found::Acquire(LEASE, 1));
             let pair = pair(value, 3);
             under
                 .table
-                .acquired(&key("k"), header(5), Some(pair), under.now);
+                .acquired(&key("k"), 1, header(5), Some(pair), under.now);
             under
         }
 
@@ -556,7 +568,7 @@ mod tests {
                     let pair = answer.kvs.first().expect("a pair");
                     Some(String::from_utf8_lossy(&pair.value).into_owned())
                 }
-                Found::Ask | Found::Acquire(_) => None,
+                Found::Ask | Found::Acquire(..) => None,
             }
         }
 
@@ -578,20 +590,31 @@ mod tests {
         under.table.lose();
         assert_eq!(under.found("k"), Found::Ask);
         under.table.lives(8, until);
-        assert_eq!(under.found("k"), Found::Acquire(8));
+        assert_eq!(under.found("k"), Found::Acquire(8, 2));
     }
 
     #[test]
     fn only_one_acquires_at_a_time_and_only_what_it_will_hear_of() {
         let mut under = Under::new();
-        assert_eq!(under.found("k"), Found::Acquire(LEASE));
+        assert_eq!(under.found("k"), Found::Acquire(LEASE, 1));
         assert_eq!(under.found("k"), Found::Ask);
-        under.table.not_acquired(b"k");
+        assert!(under.table.not_acquired(b"k", 1).is_some());
         under.table.set_watched(false);
         assert_eq!(under.found("k"), Found::Ask);
         under.table.set_watched(true);
         assert_eq!(under.found("A/k"), Found::Ask);
-        assert_eq!(under.found("k"), Found::Acquire(LEASE));
+        assert_eq!(under.found("k"), Found::Acquire(LEASE, 2));
+        // An attempt that was given up and succeeds late does not count for the next one.
+        let pair = Some(pair("v", 3));
+        under
+            .table
+            .acquired(&key("k"), 1, header(5), pair.clone(), under.now);
+        assert_eq!(under.releases(), [(key("k"), 5)]);
+        assert_eq!(under.found("k"), Found::Ask);
+        under
+            .table
+            .acquired(&key("k"), 2, header(7), pair, under.now);
+        assert!(under.answered().is_some());
     }
 
     #[test]
@@ -608,7 +631,7 @@ mod tests {
         under.table.released(&[(key("k"), 5)]);
         assert_eq!(under.found("k"), Found::Ask);
         under.now += BACKOFF + Duration::from_millis(1);
-        assert_eq!(under.found("k"), Found::Acquire(LEASE));
+        assert_eq!(under.found("k"), Found::Acquire(LEASE, 2));
     }
 
     #[test]
@@ -630,10 +653,12 @@ mod tests {
             (event(Some(b""), 9, 7, 7), false),
         ] {
             let mut under = Under::new();
-            assert_eq!(under.found("k"), Found::Acquire(LEASE));
+            assert_eq!(under.found("k"), Found::Acquire(LEASE, 1));
             under.table.event(&key("k"), &event, under.now);
             let pair = Some(pair("v", 3));
-            under.table.acquired(&key("k"), header(5), pair, under.now);
+            under
+                .table
+                .acquired(&key("k"), 1, header(5), pair, under.now);
             assert_eq!(under.answered().is_some(), kept, "{event:?}");
             assert_eq!(under.releases().is_empty(), kept, "{event:?}");
         }
@@ -681,11 +706,13 @@ mod tests {
             ((key("a"), key("b")), true),
         ] {
             let mut under = Under::new();
-            assert_eq!(under.found("k"), Found::Acquire(LEASE));
+            assert_eq!(under.found("k"), Found::Acquire(LEASE, 1));
             let ranges = under.table.begin(vec![range.clone()], under.now);
             under.table.end(&ranges);
             let pair = Some(pair("v", 3));
-            under.table.acquired(&key("k"), header(5), pair, under.now);
+            under
+                .table
+                .acquired(&key("k"), 1, header(5), pair, under.now);
             assert_eq!(under.answered().is_some(), kept, "{range:?}");
         }
         // One that begins meanwhile does not even try.
@@ -757,9 +784,10 @@ mod tests {
                 ..Default::default()
             };
             let found = under.table.read(&request, under.now);
-            if found == Found::Acquire(LEASE) {
-                let header = header(number as i64 + 1);
-                under.table.acquired(&name(number), header, None, under.now);
+            if let Found::Acquire(_, attempt) = found {
+                let (name, header) = (name(number), header(number as i64 + 1));
+                let table = &mut under.table;
+                table.acquired(&name, attempt, header, None, under.now);
             }
             found
         };
