@@ -14,9 +14,9 @@ use crate::table::{self, Restart, Row, Section};
 use crate::workload::{Keys, Run, Workload};
 
 /// Keys in the space that gets, scans and puts meet.
-const KEY_SPACE: u64 = 100_000;
+pub(crate) const KEY_SPACE: u64 = 100_000;
 /// Between two cells, so that work left over from one (collection, commits) does not count in the next.
-const SETTLE: Duration = Duration::from_millis(300);
+pub(crate) const SETTLE: Duration = Duration::from_millis(300);
 
 /// What was asked for.
 #[derive(Debug)]
@@ -216,7 +216,7 @@ async fn measure(cell: &Cell, cluster: &Cluster, members: usize) -> Result<Repor
     .await
 }
 
-async fn fill(cluster: &Cluster, keys: u64) -> Result<()> {
+pub(crate) async fn fill(cluster: &Cluster, keys: u64) -> Result<()> {
     let run = Run {
         workload: Workload::Put {
             keys: Keys::in_order(keys),

@@ -1,7 +1,8 @@
 //! Benchmarks: a closed-loop load generator for any server of the etcd v3 gRPC API, and a comparison of our
 //! server with etcd's, run for run, whose tables go into `BENCHMARKS.md`.
 //!
-//! `run` measures one workload against servers that already run; `compare` starts both programs itself.
+//! `run` measures one workload against servers that already run; `compare` starts both programs itself, and
+//! `proxies` both programs' proxies before one cluster.
 
 mod beside;
 mod client;
@@ -9,6 +10,7 @@ mod compare;
 mod error;
 mod idle;
 mod procstat;
+mod proxies;
 mod report;
 mod servers;
 mod streams;
@@ -40,6 +42,8 @@ enum Commands {
     Run(RunArgs),
     /// Our server against etcd's, in turn; writes the tables into BENCHMARKS.md.
     Compare(CompareArgs),
+    /// Our gateway and gRPC proxy against etcd's, in turn, before the same member; prints the tables.
+    Proxies(ProxiesArgs),
     /// What three members cost that nobody asks anything, ours and etcd's side by side.
     Idle(IdleArgs),
 }
@@ -55,6 +59,28 @@ struct IdleArgs {
     /// For how long to measure.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+}
+
+#[derive(Args)]
+struct ProxiesArgs {
+    /// The folder with etcd's program `etcd`.
+    #[arg(long, env = "ETCD_ORACLE_DIR")]
+    oracle: PathBuf,
+    /// The folder with our program `etcd`; without it the one beside this program, built anew under cargo.
+    #[arg(long)]
+    ours: Option<PathBuf>,
+    /// The member behind the proxies is etcd's instead of ours.
+    #[arg(long)]
+    before_etcd: bool,
+    /// A tenth of the operations.
+    #[arg(long)]
+    quick: bool,
+    /// Runs of every cell on each proxy.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Only rows whose name ("gateway: put 256 B x64") contains one of these.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
 }
 
 #[derive(Args)]
@@ -134,6 +160,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Commands::Run(args) => run(args),
         Commands::Compare(args) => compare(&args),
+        Commands::Proxies(args) => proxies(&args),
         Commands::Idle(args) => idle(&args),
     };
     match done {
@@ -178,6 +205,40 @@ fn idle(args: &IdleArgs) -> Result<()> {
             () = interrupted() => Err(Error::Interrupted),
         }
     })
+}
+
+fn proxies(args: &ProxiesArgs) -> Result<()> {
+    let ours = match &args.ours {
+        Some(dir) => dir.clone(),
+        None => build_ours()?,
+    };
+    let options = proxies::Options {
+        programs: [
+            Program::in_dir("etcd", &args.oracle)?,
+            Program::in_dir("ours", &ours)?,
+        ],
+        before_etcd: args.before_etcd,
+        quick: args.quick,
+        runs: args.runs.max(1),
+        rows: args.rows.clone(),
+    };
+    // Dropping it, on a signal, ends the servers and removes their data.
+    let table = runtime(1)?.block_on(async {
+        tokio::select! {
+            table = proxies::run(&options) => table,
+            () = interrupted() => Err(Error::Interrupted),
+        }
+    })?;
+    say(&format!(
+        "{}; {}; {}; medians of {} runs in turn{}.",
+        today(),
+        machine(),
+        first_line(&options.programs[0].path),
+        options.runs,
+        if options.quick { " (--quick)" } else { "" },
+    ));
+    say(table.trim_end());
+    Ok(())
 }
 
 fn compare(args: &CompareArgs) -> Result<()> {

@@ -246,7 +246,7 @@ impl Cluster {
     }
 }
 
-async fn serves(endpoint: &str) -> bool {
+pub(crate) async fn serves(endpoint: &str) -> bool {
     let ask = async {
         let mut client = Client::connect(endpoint).await.ok()?;
         let request = pb::RangeRequest {
@@ -262,7 +262,7 @@ async fn serves(endpoint: &str) -> bool {
 }
 
 /// Ports nobody listens on now.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
     let held: Vec<TcpListener> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0"))
         .collect::<io::Result<_>>()
@@ -286,7 +286,7 @@ fn terminate(child: &Child) -> Result<()> {
 }
 
 /// The kernel kills the child when the thread that spawned it ends, however it ends.
-fn die_with_us(command: &mut Command) {
+pub(crate) fn die_with_us(command: &mut Command) {
     let parent = std::process::id();
     let hook = move || {
         // SAFETY: prctl(PR_SET_PDEATHSIG) and getppid are bare system calls: they take no lock, allocate nothing and

@@ -170,43 +170,7 @@ pub fn render(sections: &[Section], heading: &str, command: &str) -> String {
             format!("{} members", section.members)
         };
         let _ = writeln!(out, "\n### {words}");
-        if !section.rows.is_empty() {
-            out.push_str("\n| | clients | ops/s etcd | ours | **rate ×** | server CPU µs/op etcd | ours | **CPU ×** | p99 ms etcd | ours | **p99 ×** | RSS MiB etcd | ours | **RSS ×** | client CPU µs/op |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
-        }
-        for row in &section.rows {
-            let (a, b) = (&row.oracle, &row.ours);
-            let _ = writeln!(
-                out,
-                "| {} | {} | {:.0} | {:.0} | **{}** | {:.1} | {:.1} | **{}** | {:.2} | {:.2} | **{}** | {:.0} | {:.0} | **{}** | {:.0} / {:.0} |",
-                row.name,
-                row.clients,
-                a.rate,
-                b.rate,
-                ratio(b.rate, a.rate),
-                a.server_cpu,
-                b.server_cpu,
-                ratio(b.server_cpu, a.server_cpu),
-                a.p99 / 1e3,
-                b.p99 / 1e3,
-                ratio(b.p99, a.p99),
-                a.rss,
-                b.rss,
-                ratio(b.rss, a.rss),
-                a.client_cpu,
-                b.client_cpu,
-            );
-        }
-        for row in section
-            .rows
-            .iter()
-            .filter(|row| row.oracle.errors + row.ours.errors > 0)
-        {
-            let _ = writeln!(
-                out,
-                "\n{}, {} clients: {} operations failed on etcd, {} on ours.",
-                row.name, row.clients, row.oracle.errors, row.ours.errors
-            );
-        }
+        rows(&mut out, &section.rows);
         if let Some(r) = &section.restart {
             let _ = writeln!(
                 out,
@@ -223,6 +187,48 @@ pub fn render(sections: &[Section], heading: &str, command: &str) -> String {
         }
     }
     out
+}
+
+/// One table, and what failed.
+pub fn rows(out: &mut String, rows: &[Row]) {
+    if rows.is_empty() {
+        return;
+    }
+    out.push_str("\n| | clients | ops/s etcd | ours | **rate ×** | server CPU µs/op etcd | ours | **CPU ×** | p99 ms etcd | ours | **p99 ×** | RSS MiB etcd | ours | **RSS ×** | client CPU µs/op |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+    for row in rows {
+        let (a, b) = (&row.oracle, &row.ours);
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "| {} | {} | {:.0} | {:.0} | **{}** | {:.1} | {:.1} | **{}** | {:.2} | {:.2} | **{}** | {:.0} | {:.0} | **{}** | {:.0} / {:.0} |",
+            row.name,
+            row.clients,
+            a.rate,
+            b.rate,
+            ratio(b.rate, a.rate),
+            a.server_cpu,
+            b.server_cpu,
+            ratio(b.server_cpu, a.server_cpu),
+            a.p99 / 1e3,
+            b.p99 / 1e3,
+            ratio(b.p99, a.p99),
+            a.rss,
+            b.rss,
+            ratio(b.rss, a.rss),
+            a.client_cpu,
+            b.client_cpu,
+        );
+    }
+    for row in rows
+        .iter()
+        .filter(|row| row.oracle.errors + row.ours.errors > 0)
+    {
+        let _ = writeln!(
+            out,
+            "\n{}, {} clients: {} operations failed on etcd, {} on ours.",
+            row.name, row.clients, row.oracle.errors, row.ours.errors
+        );
+    }
 }
 
 /// Puts the tables between the markers of a document.

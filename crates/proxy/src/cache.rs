@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use ferrite_client::pb;
+use ferrite_proto::mvccpb::KeyValue;
 use prost::Message as _;
 
 /// Answers to keep: the original's number.
@@ -34,7 +35,9 @@ pub struct Cache {
     entries: HashMap<Key, Entry>,
     /// The same by age.
     by_use: BTreeMap<u64, Key>,
-    /// Answers of the newest revision by their range: these a write makes old.
+    /// Answers of the newest revision about one key: these a write makes old.
+    by_key: HashMap<Bytes, HashSet<Key>>,
+    /// The same about ranges: each has to be looked at when something is written.
     by_range: HashMap<Range, HashSet<Key>>,
     bytes: usize,
     clock: u64,
@@ -59,6 +62,7 @@ impl Default for Cache {
         Cache {
             entries: HashMap::new(),
             by_use: BTreeMap::new(),
+            by_key: HashMap::new(),
             by_range: HashMap::new(),
             bytes: 0,
             clock: 0,
@@ -68,8 +72,23 @@ impl Default for Cache {
     }
 }
 
+/// A copy that holds nothing but itself: what comes from a wire keeps the whole buffer alive that it came in,
+/// which is many times larger.
+pub(crate) fn alone(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+/// The same of a pair.
+pub(crate) fn pair_alone(pair: &KeyValue) -> KeyValue {
+    KeyValue {
+        key: alone(&pair.key),
+        value: alone(&pair.value),
+        ..pair.clone()
+    }
+}
+
 /// Whether two ranges have a key in common.
-fn meet(a: &Range, b: (&[u8], &[u8])) -> bool {
+pub(crate) fn meet(a: &Range, b: (&[u8], &[u8])) -> bool {
     before_end(&a.0, b.0, b.1) && before_end(b.0, &a.0, &a.1)
 }
 
@@ -136,18 +155,23 @@ impl Cache {
         }
         // What was true at a revision stays true.
         let range =
-            (request.revision == 0).then(|| (request.key.clone(), request.range_end.clone()));
+            (request.revision == 0).then(|| (alone(&request.key), alone(&request.range_end)));
         if let Some(range) = &range {
-            self.by_range
-                .entry(range.clone())
-                .or_default()
-                .insert(key.clone());
+            let keys = match range.1.is_empty() {
+                true => self.by_key.entry(range.0.clone()).or_default(),
+                false => self.by_range.entry(range.clone()).or_default(),
+            };
+            keys.insert(key.clone());
         }
         self.clock += 1;
         self.by_use.insert(self.clock, key.clone());
         self.bytes += bytes + key.len();
         let entry = Entry {
-            answer: answer.clone(),
+            answer: pb::RangeResponse {
+                header: answer.header,
+                kvs: answer.kvs.iter().map(pair_alone).collect(),
+                ..*answer
+            },
             bytes: bytes + key.len(),
             used: self.clock,
             range,
@@ -161,24 +185,37 @@ impl Cache {
         };
         self.by_use.remove(&entry.used);
         self.bytes -= entry.bytes;
-        if let Some(range) = entry.range
-            && let Some(keys) = self.by_range.get_mut(&range)
-        {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_range.remove(&range);
-            }
+        let Some(range) = entry.range else { return };
+        let keys = match range.1.is_empty() {
+            true => self.by_key.get_mut(&range.0),
+            false => self.by_range.get_mut(&range),
+        };
+        let Some(keys) = keys else { return };
+        keys.remove(key);
+        if keys.is_empty() {
+            match range.1.is_empty() {
+                true => self.by_key.remove(&range.0),
+                false => self.by_range.remove(&range),
+            };
         }
     }
 
     /// Something in this range has been written, or may have been.
     pub fn invalidate(&mut self, key: &[u8], end: &[u8]) {
-        let old: Vec<Key> = self
+        let mut old: Vec<Key> = self
             .by_range
             .iter()
             .filter(|(range, _)| meet(range, (key, end)))
             .flat_map(|(_, keys)| keys.iter().cloned())
             .collect();
+        if end.is_empty() {
+            old.extend(self.by_key.get(key).into_iter().flatten().cloned());
+        } else {
+            let singles = self.by_key.iter();
+            let inside =
+                singles.filter(|(one, _)| before_end(key, one, b"") && before_end(one, key, end));
+            old.extend(inside.flat_map(|(_, keys)| keys.iter().cloned()));
+        }
         for key in old {
             self.remove(&key);
         }

@@ -4,7 +4,7 @@
 //! the server's business, which runs it.
 //!
 //! A call to the store passes layers, each of which knows nothing of the others: [`kv`] with its cache,
-//! then [`namespace`], then [`ordering`], then a member ([`call::Members`]). Watches and leases are shared
+//! then [`leasing`], then [`namespace`], then [`ordering`], then a member ([`call::Members`]). Watches and leases are shared
 //! ([`watch`], [`lease`]); everything else goes to a member as it came ([`services`]).
 
 pub mod cache;
@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod kv;
 pub mod leader;
 pub mod lease;
+pub mod leasing;
 pub mod namespace;
 pub mod ordering;
 pub mod services;

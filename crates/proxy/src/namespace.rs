@@ -22,6 +22,18 @@ impl Namespace {
         Namespace(prefix.as_bytes().into())
     }
 
+    /// Of any bytes.
+    #[must_use]
+    pub fn of(prefix: &[u8]) -> Self {
+        Namespace(prefix.into())
+    }
+
+    /// A namespace within this one.
+    #[must_use]
+    pub fn below(&self, prefix: &[u8]) -> Self {
+        Namespace::of(&self.key(prefix))
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -23,6 +23,7 @@ use crate::cluster::{Advertised, Proxies};
 use crate::kv::KvService;
 use crate::leader::Leader;
 use crate::lease::LeaseService;
+use crate::leasing::Leased;
 use crate::namespace::{Below, Namespace};
 use crate::ordering::Ordered;
 use crate::watch::WatchService;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub namespace: String,
     /// Reads never go back.
     pub ordering: bool,
+    /// What leasing keys begin with; empty for none.
+    pub leasing: String,
     /// How the proxy is to be known.
     pub advertised: Advertised,
 }
@@ -52,6 +55,7 @@ pub struct Services {
     lease: LeaseServer<LeaseService>,
     proxies: Proxies,
     store: SharedKv,
+    leased: Option<Arc<Leased>>,
 }
 
 /// Messages compressed where the caller compresses, and no larger than is allowed.
@@ -66,7 +70,7 @@ macro_rules! server {
 }
 
 impl Services {
-    /// Before these members. With ordering it waits until a member has answered.
+    /// Before these members. With ordering and with leasing it waits until a member has answered.
     pub async fn start(client: Client, settings: Settings, metrics: &Arc<Metrics>) -> Self {
         let mut kv: SharedKv = Arc::new(Members(client.clone()));
         if settings.ordering {
@@ -84,11 +88,20 @@ impl Services {
         if !namespace.is_empty() {
             kv = Arc::new(Below::new(kv, namespace.clone()));
         }
+        // Questions of rights and of health are not for what this proxy knows by itself.
+        let store = Arc::clone(&kv);
+        let mut leased = None;
+        if !settings.leasing.is_empty() {
+            let layer = Leased::start(client.clone(), kv, &namespace, &settings.leasing).await;
+            let layer = Arc::new(layer);
+            kv = Arc::<Leased>::clone(&layer);
+            leased = Some(layer);
+        }
         let leader = Leader::new(client.clone());
         let kv_service = KvService::new(Arc::clone(&kv), Arc::clone(metrics));
         let watch = WatchService::new(
             client.clone(),
-            Arc::clone(&kv),
+            Arc::clone(&store),
             namespace.clone(),
             leader.clone(),
             Arc::clone(metrics),
@@ -100,11 +113,19 @@ impl Services {
             watch: server!(WatchServer, watch),
             lease: server!(LeaseServer, lease),
             proxies: Proxies::start(&client, &kv, &namespace, settings.advertised),
-            store: kv,
+            store,
+            leased,
         }
     }
 
-    /// The store as clients see it.
+    /// Gives back what others may want.
+    pub async fn leave(&self) {
+        if let Some(leased) = &self.leased {
+            leased.leave().await;
+        }
+    }
+
+    /// The store as clients see it, answered by members.
     #[must_use]
     pub fn store(&self) -> &SharedKv {
         &self.store

@@ -1,10 +1,12 @@
 //! The Watch service: watchers of the same range share one watch of a member.
 //!
-//! Which watchers share is decided in `groups`; `upstream` holds the watch of a member; here is what a
-//! client's stream asks for and is told. Every watcher's right to read is asked for when it is made, by a
-//! read of its range; what that read says of the revision is where a watcher of the present begins.
+//! Which watchers share is decided in `groups`; `upstream` holds the watch of a member, by a stream of `lines`;
+//! here is what a client's stream asks for and is told. Every watcher's right to read is asked for when it
+//! is made, by a read of its range; what that read says of the revision is where a watcher of the present
+//! begins.
 
 mod groups;
+mod lines;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -22,6 +24,7 @@ use crate::call::{self, Caller, SharedKv};
 use crate::leader::{Leader, Required, no_leader};
 use crate::namespace::Namespace;
 use groups::{Groups, Outlet, Receiver};
+use lines::Lines;
 
 /// Responses that may wait for one client: the original's number. A client that reads more slowly loses
 /// its stream, and goes on with another one from the revision that it knows.
@@ -39,7 +42,7 @@ pub struct WatchService {
 
 /// What all streams have in common.
 struct Shared {
-    client: Client,
+    lines: Lines,
     /// For questions of rights.
     kv: SharedKv,
     namespace: Namespace,
@@ -59,7 +62,7 @@ impl WatchService {
     ) -> Self {
         WatchService {
             shared: Arc::new(Shared {
-                client,
+                lines: Lines::new(client),
                 kv,
                 namespace,
                 leader,

@@ -148,7 +148,8 @@ impl Services {
         traffic: Traffic,
         remote: &Remote,
     ) -> Result<Response<Answered<Body>>, Infallible> {
-        if is_plain(&request, traffic) {
+        let gateway = self.context.rules.gateway.is_some();
+        if is_plain(&request, traffic, gateway) {
             let response = match web::serve(&self.context, &request, traffic).await {
                 Routed::Answered(response) => response.map(|bytes| Body::new(Full::new(bytes))),
                 Routed::Gateway(path, sharing) => {
@@ -313,17 +314,27 @@ fn worded(message: &str, max: usize) -> Option<(&'static str, String)> {
     None
 }
 
-/// Over TLS a browser speaks HTTP/2 as well; in clear text nobody but gRPC does.
-fn is_plain(request: &Request<Incoming>, traffic: Traffic) -> bool {
+/// Over TLS a browser speaks HTTP/2 as well; in clear text nobody but gRPC does. Over TLS the path comes
+/// first: what is below the gateway's is the gateway's, whatever it says it is. Then comes the content type.
+fn is_plain(request: &Request<Incoming>, traffic: Traffic, gateway: bool) -> bool {
     match traffic {
         Traffic::Http | Traffic::Metrics => true,
         Traffic::Grpc => false,
         Traffic::Both => {
+            let encrypted = request.extensions().get::<Encrypted>().is_some();
             request.version() != Version::HTTP_2
-                || (request.extensions().get::<Encrypted>().is_some()
-                    && !content_type(request).starts_with(b"application/grpc"))
+                || (encrypted
+                    && (!names_grpc(content_type(request))
+                        || request.method() == Method::OPTIONS
+                        || (gateway && web::is_gateways(request.uri().path()))))
         }
     }
+}
+
+/// Whether a content type speaks of gRPC anywhere: the original asks no more than that.
+fn names_grpc(kind: &[u8]) -> bool {
+    const NAME: &[u8] = b"application/grpc";
+    kind.windows(NAME.len()).any(|part| part == NAME)
 }
 
 fn content_type(request: &Request<Incoming>) -> &[u8] {

@@ -65,6 +65,15 @@ impl Sharing {
 
 /// What the gateway serves is below this.
 const GATEWAY: &str = "/v3/";
+/// The same, once.
+const GATEWAY_OF_OLD: &str = "/v3beta/";
+
+/// Whether a path is the gateway's, by its name or by one of old.
+pub fn is_gateways(path: &str) -> bool {
+    path.starts_with(GATEWAY)
+        || path.starts_with(GATEWAY_OF_OLD)
+        || GATEWAY.strip_suffix('/') == Some(path)
+}
 
 /// Reads the flags.
 pub fn read(values: &Values) -> Rules {
@@ -97,8 +106,7 @@ pub async fn serve<B>(context: &Context, request: &Request<B>, traffic: Traffic)
         let probed = http::probe(&context.node, method, uri.path(), query).await;
         return Routed::Answered(probed.unwrap_or_else(http::not_found));
     }
-    // Names of old.
-    let renamed = uri.path().strip_prefix("/v3beta/");
+    let renamed = uri.path().strip_prefix(GATEWAY_OF_OLD);
     let path = match renamed {
         Some(rest) => &format!("{GATEWAY}{rest}"),
         None => uri.path(),

@@ -33,6 +33,7 @@ mod ports;
 mod programs;
 mod random;
 mod run;
+mod running;
 mod tree;
 mod wire;
 mod workload;
@@ -50,6 +51,7 @@ pub use ports::Ports;
 pub use programs::{Kind, etcd34, oracle, our_program};
 pub use random::Random;
 pub use run::{Outcome, run};
+pub use running::Running;
 pub use tree::Tree;
 pub use workload::{History, Load, Workload, Write, accepted};
 

@@ -292,11 +292,7 @@ impl Member {
             .child
             .as_ref()
             .unwrap_or_else(|| panic!("member {} is down", self.index));
-        let pid = libc::pid_t::try_from(child.id()).expect("a process id fits");
-        // SAFETY: kill takes two integers and touches no memory of ours. The id is that of a child
-        // which has not been waited for (the lock is held), so it cannot name another process.
-        let sent = unsafe { libc::kill(pid, signal) };
-        assert_eq!(sent, 0, "member {} cannot be signalled", self.index);
+        send(child, signal);
     }
 
     /// The log of the current run, or of the last one.
@@ -347,4 +343,13 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.kill9();
     }
+}
+
+/// Sends a signal to a child that has not been waited for.
+pub(crate) fn send(child: &Child, signal: i32) {
+    let pid = libc::pid_t::try_from(child.id()).expect("a process id fits");
+    // SAFETY: kill takes two integers and touches no memory of ours. The id is that of a child which has
+    // not been waited for (both callers forget theirs when they do), so it cannot name another process.
+    let sent = unsafe { libc::kill(pid, signal) };
+    assert_eq!(sent, 0, "process {pid} cannot be signalled");
 }

@@ -1,13 +1,10 @@
-//! One watch of a member, for all who share it. It outlives its stream: where that breaks, another is
-//! opened right behind what was delivered. Nothing is missed, nothing comes twice.
+//! One watch of a member, for all who share it. It outlives its stream (`lines`): where that breaks, it goes on
+//! by another, right behind what was delivered. Nothing is missed, nothing comes twice.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrite_client::pb::watch_request::RequestUnion;
 use ferrite_client::{Code, describe, pb};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::Shared;
@@ -30,9 +27,7 @@ enum Ended {
 
 /// Whether no other stream would fare better.
 fn is_final(status: &Status) -> bool {
-    // What has a source was never said by a server.
-    let broken = std::error::Error::source(status).is_some();
-    !broken && !matches!(status.code(), Code::Unavailable | Code::Internal)
+    !matches!(status.code(), Code::Unavailable | Code::Internal)
 }
 
 /// Serves a broadcast until nobody is left.
@@ -87,20 +82,9 @@ impl Place<'_> {
             prev_kv: true,
             ..Default::default()
         };
-        let create = pb::WatchRequest {
-            request_union: Some(RequestUnion::CreateRequest(create)),
-        };
-        let (requests, queued) = mpsc::channel(1);
-        // There is room for one.
-        let _sent = requests.try_send(create);
-        let request = caller.request(ReceiverStream::new(queued));
-        let opened = self.shared.client.watch().watch(request).await;
-        let mut answers = match opened {
-            Ok(answers) => answers.into_inner(),
-            Err(status) => return ended(&status),
-        };
+        let mut line = self.shared.lines.join(caller, create);
         loop {
-            match answers.message().await {
+            match line.next().await {
                 Ok(Some(response)) => {
                     if let Some(ended) = self.take(response, start) {
                         return ended;

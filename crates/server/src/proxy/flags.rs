@@ -223,7 +223,7 @@ pub static GRPC_PROXY: &[Flag] = &[
     text(
         "experimental-leasing-prefix",
         "",
-        "Not in Ferrite yet: anything but nothing is refused.",
+        "Prefix of the keys by which proxies own others, of which they answer reads themselves.",
     ),
     switch(
         "experimental-enable-grpc-logging",

@@ -1,7 +1,7 @@
 //! `etcd grpc-proxy start`: from flags to what serves, and the life of the process.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ferrite_cli::flags::Values;
@@ -23,6 +23,8 @@ use crate::{log, notify};
 
 /// Time to connect to a member, or to the proxy itself: the original's.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to give back what this proxy owns.
+const LEAVE: Duration = Duration::from_secs(1);
 /// How long a call without a limit of its own goes on while no member serves it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -67,9 +69,6 @@ fn check(values: &Values) -> Result<(), Refused> {
     parse("tls-max-version", &max)?;
     check_names(&min, &max, &values.list("listen-cipher-suites"))
         .map_err(|error| Refused::Err(error.to_string()))?;
-    if !values.text("experimental-leasing-prefix").is_empty() {
-        return refused("--experimental-leasing-prefix is not supported yet: leave it out".into());
-    }
     if values.uint("max-concurrent-streams") > u64::from(u32::MAX) {
         let given = values.uint("max-concurrent-streams");
         return refused(format!(
@@ -84,16 +83,26 @@ async fn life(values: &Values) -> Result<i32, Refused> {
     let mut signals = Signals::new().map_err(said)?;
     let subjects = Subjects::default();
     signals::attend(subjects.clone()).map_err(said)?;
-    tokio::select! {
-        ended = serve(values, &subjects) => match ended {
+    let started = OnceLock::new();
+    let number = tokio::select! {
+        ended = serve(values, &subjects, &started) => match ended {
             Ok(never) => match never {},
-            Err(refused) => Err(refused),
+            Err(refused) => return Err(refused),
         },
-        number = signals.recv() => Ok(number),
+        number = signals.recv() => number,
+    };
+    if let Some(services) = started.get() {
+        // Who is not asked again does not wait for ever.
+        let _late = tokio::time::timeout(LEAVE, Services::leave(services)).await;
     }
+    Ok(number)
 }
 
-async fn serve(values: &Values, subjects: &Subjects) -> Result<std::convert::Infallible, Refused> {
+async fn serve(
+    values: &Values,
+    subjects: &Subjects,
+    started: &OnceLock<Services>,
+) -> Result<std::convert::Infallible, Refused> {
     let said = |error: std::io::Error| Refused::Err(error.to_string());
     let listen = values.text("listen-addr");
     let shown = shown_tls(values, &listen)?;
@@ -129,6 +138,7 @@ async fn serve(values: &Values, subjects: &Subjects) -> Result<std::convert::Inf
     let settings = Settings {
         namespace: values.text("namespace"),
         ordering: values.bool("experimental-serializable-ordering"),
+        leasing: values.text("experimental-leasing-prefix"),
         advertised: Advertised {
             address: values.text("advertise-client-url"),
             prefix: values.text("resolver-prefix"),
@@ -137,6 +147,7 @@ async fn serve(values: &Values, subjects: &Subjects) -> Result<std::convert::Inf
         },
     };
     let services = Services::start(client, settings, &metrics).await;
+    let services = started.get_or_init(|| services).clone();
     let fetching = match &dialed {
         None => None,
         Some(info) => Some(

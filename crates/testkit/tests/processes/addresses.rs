@@ -2,12 +2,10 @@
 //! of its own, and which of them cannot be.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ferrite_testkit::{
-    Client, ClientConfig, Cluster, Kind, PATIENCE, Pki, Ports, Wanted, eventually, oracle,
-    our_program, pb, run,
+    Client, ClientConfig, Cluster, Kind, Pki, Ports, Running, Wanted, oracle, our_program, pb, run,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -16,65 +14,24 @@ use crate::{beside_others, get, put};
 use Kind::{Etcd351, Ferrite};
 
 /// A member by itself, with its log.
-struct Member {
-    child: Child,
-    log: std::path::PathBuf,
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Member {
-    async fn start(
-        kind: Kind,
-        dir: &TempDir,
-        arguments: &[String],
-        variables: &[(&str, &str)],
-    ) -> Self {
-        let log = dir.path().join("log");
-        let _ = std::fs::remove_dir_all(dir.path().join("data"));
-        let mut command = Command::new(kind.server());
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ETCD") {
-                command.env_remove(name);
-            }
-        }
-        let child = command
-            .arg(format!("--data-dir={}", dir.path().join("data").display()))
-            .args(arguments)
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).expect("a log"))
-            .spawn()
-            .expect("it starts");
-        let member = Member { child, log };
-        eventually("it serves", PATIENCE, async || {
-            member
-                .log()
-                .contains("ready to serve client requests")
-                .then_some(())
-        })
-        .await;
-        member
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// The lines of the log with this message.
-    fn lines(&self, message: &str) -> Vec<Value> {
-        let log = self.log();
-        let lines = log
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line["msg"] == message).collect()
-    }
+async fn started(
+    kind: Kind,
+    dir: &TempDir,
+    arguments: &[String],
+    variables: &[(&str, &str)],
+) -> Running {
+    let _ = std::fs::remove_dir_all(dir.path().join("data"));
+    let mut all = vec![format!("--data-dir={}", dir.path().join("data").display())];
+    all.extend_from_slice(arguments);
+    let ready = "ready to serve client requests";
+    Running::start(
+        &kind.server(),
+        &all,
+        variables,
+        &dir.path().join("log"),
+        ready,
+    )
+    .await
 }
 
 fn client(endpoint: &str) -> Client {
@@ -94,7 +51,7 @@ async fn all_interfaces_of_either_version_can_be_listened_on() {
             format!("--listen-peer-urls=http://{host}:{peer}"),
             format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
         ];
-        let _member = Member::start(Ferrite, &dir, &arguments, &[]).await;
+        let _member = started(Ferrite, &dir, &arguments, &[]).await;
         let client = client(&format!("127.0.0.1:{port}"));
         put(&client, "k", host).await;
         assert_eq!(get(&client, "k").await.as_deref(), Some(host));
@@ -112,7 +69,7 @@ async fn a_port_that_the_system_chooses_is_told() {
         "--initial-advertise-peer-urls=http://127.0.0.1:0",
     ]
     .map(str::to_owned);
-    let member = Member::start(Ferrite, &dir, &arguments, &[]).await;
+    let member = started(Ferrite, &dir, &arguments, &[]).await;
     let served = member.lines("serving client traffic insecurely; this is strongly discouraged!");
     let address = served[0]["address"]
         .as_str()
@@ -142,7 +99,7 @@ async fn who_listens_everywhere_is_advertised_as_by_the_original() {
     }
     let mut seen = Vec::new();
     for kind in kinds {
-        let member = Member::start(kind, &dir, &arguments, &[]).await;
+        let member = started(kind, &dir, &arguments, &[]).await;
         let list = pb::MemberListRequest::default();
         let list = client(&format!("127.0.0.1:{port}"))
             .cluster()
@@ -181,7 +138,7 @@ async fn a_member_behind_sockets_is_met_and_spoken_to() {
         format!("--initial-advertise-peer-urls={peer}"),
         format!("--initial-cluster=default={peer}"),
     ];
-    let _service = Member::start(Ferrite, &dir, &service, &[]).await;
+    let _service = started(Ferrite, &dir, &service, &[]).await;
     // The name keeps what looks like a port.
     assert!(dir.path().join("localhost:2379").exists());
     let endpoints = format!("--endpoints={socket}");
@@ -205,7 +162,7 @@ async fn a_member_behind_sockets_is_met_and_spoken_to() {
         format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
         format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
     ];
-    let _met = Member::start(Ferrite, &other, &met, &[]).await;
+    let _met = started(Ferrite, &other, &met, &[]).await;
     put(&client(&format!("127.0.0.1:{port}")), "k", "v").await;
 }
 
@@ -366,7 +323,7 @@ async fn a_member_that_is_to_verify_itself_serves() {
         format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
     ];
     let variables = [("ETCD_VERIFY", "all")];
-    let member = Member::start(Ferrite, &dir, &arguments, &variables).await;
+    let member = started(Ferrite, &dir, &arguments, &variables).await;
     put(&client(&format!("127.0.0.1:{port}")), "k", "v").await;
     assert!(member.log().contains("ETCD_VERIFY=all"));
 }

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ferrite_testkit::{
-    Client, ClientConfig, Cluster, Kind, NameServer, Outcome, PATIENCE, Ports, eventually, oracle,
-    pb, run,
+    Client, ClientConfig, Cluster, Kind, NameServer, Outcome, PATIENCE, Ports, Running, eventually,
+    oracle, pb, run,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,52 +17,30 @@ use Kind::{Etcd351, Ferrite};
 
 /// A gateway that ends with the test.
 struct Gateway {
-    child: Child,
+    running: Running,
     address: String,
-    log: std::path::PathBuf,
     _ports: Ports,
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Gateway {
     async fn start(dir: &TempDir, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut ports = Ports::default();
         let address = format!("127.0.0.1:{}", ports.take());
+        let first = ["gateway", "start", "--listen-addr", &address];
         let log = dir.path().join(format!("{address}.log"));
-        let child = Command::new(Ferrite.server())
-            .args(["gateway", "start", "--listen-addr", &address])
-            .args(arguments)
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).expect("a log"))
-            .spawn()
-            .expect("it starts");
-        let gateway = Gateway {
-            child,
-            address,
-            log,
-            _ports: ports,
-        };
-        gateway.logs("ready to proxy client requests").await;
-        gateway
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    async fn logs(&self, text: &str) {
-        eventually(text, PATIENCE, async || {
-            self.log().contains(text).then_some(())
-        })
+        let running = Running::start(
+            &Ferrite.server(),
+            &[&first, arguments].concat(),
+            variables,
+            &log,
+            "ready to proxy client requests",
+        )
         .await;
+        Gateway {
+            running,
+            address,
+            _ports: ports,
+        }
     }
 
     fn client(&self) -> Client {
@@ -131,13 +108,14 @@ async fn clients_reach_a_cluster_that_loses_members() {
         .await;
         assert_eq!(get(&client, "k").await, Some(at.to_string()));
     }
-    gateway.logs("deactivated endpoint").await;
+    gateway.running.logs("deactivated endpoint").await;
     gateway
+        .running
         .logs("failed to activate endpoint (stay inactive for another interval)")
         .await;
     cluster.member(0).start();
     cluster.member(0).ready(PATIENCE).await;
-    gateway.logs("\"activated\"").await;
+    gateway.running.logs("\"activated\"").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,7 +131,7 @@ async fn what_is_down_is_left_out_until_it_is_back() {
         assert_eq!(gateway.greeting().await, "a");
     }
     let b = Named::at(second, "b").await;
-    gateway.logs("\"activated\"").await;
+    gateway.running.logs("\"activated\"").await;
     let turns = [gateway.greeting().await, gateway.greeting().await];
     assert!(
         turns.contains(&"a".to_owned()) && turns.contains(&"b".to_owned()),
@@ -205,7 +183,7 @@ async fn members_come_from_srv_records() {
         let flags = [flags, &[&endpoints]].concat();
         let gateway = Gateway::start(&dir, &flags, &variables).await;
         assert_eq!(gateway.greeting().await, said, "{flags:?}");
-        gateway.logs("discovered cluster from SRV").await;
+        gateway.running.logs("discovered cluster from SRV").await;
     }
 }
 

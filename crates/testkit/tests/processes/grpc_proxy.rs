@@ -2,14 +2,13 @@
 //! what ours promises beyond: shared watches, separate namespaces, members that come and go.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use ferrite_testkit::pb::watch_request::RequestUnion;
 use ferrite_testkit::{
-    Client, ClientConfig, Cluster, Kind, NameServer, PATIENCE, Pki, Ports, Wanted, eventually,
-    oracle, our_program, pb, run,
+    Client, ClientConfig, Cluster, Kind, NameServer, PATIENCE, Pki, Ports, Running, Wanted,
+    eventually, oracle, our_program, pb, run,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -20,25 +19,19 @@ use crate::{beside_others, get, http_get, put};
 use Kind::{Etcd351, Ferrite};
 
 /// A proxy that ends with the test.
-struct Proxy {
-    child: Child,
-    address: String,
-    log: PathBuf,
+pub(crate) struct Proxy {
+    pub(crate) running: Running,
+    pub(crate) address: String,
     _ports: Ports,
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- proxy {}\n{}", self.address, self.log());
-        }
-    }
-}
-
 impl Proxy {
-    async fn start(kind: Kind, dir: &TempDir, endpoints: &[&str], arguments: &[&str]) -> Self {
+    pub(crate) async fn start(
+        kind: Kind,
+        dir: &TempDir,
+        endpoints: &[&str],
+        arguments: &[&str],
+    ) -> Self {
         Self::start_with(kind, dir, endpoints, arguments, &[]).await
     }
 
@@ -51,47 +44,35 @@ impl Proxy {
     ) -> Self {
         let mut ports = Ports::default();
         let address = format!("127.0.0.1:{}", ports.take());
+        let first = [
+            "grpc-proxy",
+            "start",
+            &format!("--listen-addr={address}"),
+            &format!("--endpoints={}", endpoints.join(",")),
+            &format!("--advertise-client-url={address}"),
+        ];
         let log = dir.path().join(format!("{address}.log"));
-        let advertised = format!("--advertise-client-url={address}");
-        let child = Command::new(kind.server())
-            .args(["grpc-proxy", "start", "--listen-addr", &address])
-            .arg(format!("--endpoints={}", endpoints.join(",")))
-            .arg(advertised)
-            .args(arguments)
-            .envs(variables.iter().copied())
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).expect("a log"))
-            .spawn()
-            .expect("it starts");
-        let proxy = Proxy {
-            child,
-            address,
-            log,
-            _ports: ports,
-        };
-        proxy.logs("started gRPC proxy").await;
-        proxy
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    async fn logs(&self, text: &str) {
-        eventually(text, PATIENCE, async || {
-            self.log().contains(text).then_some(())
-        })
+        let running = Running::start(
+            &kind.server(),
+            &[&first, arguments].concat(),
+            variables,
+            &log,
+            "started gRPC proxy",
+        )
         .await;
+        Proxy {
+            running,
+            address,
+            _ports: ports,
+        }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(ClientConfig::new([&self.address])).expect("a client")
     }
 }
 
-fn range(key: &str) -> pb::RangeRequest {
+pub(crate) fn range(key: &str) -> pb::RangeRequest {
     pb::RangeRequest {
         key: key.to_owned().into(),
         ..Default::default()
@@ -107,14 +88,14 @@ fn all() -> pb::RangeRequest {
     }
 }
 
-fn serializable(key: &str) -> pb::RangeRequest {
+pub(crate) fn serializable(key: &str) -> pb::RangeRequest {
     pb::RangeRequest {
         serializable: true,
         ..range(key)
     }
 }
 
-async fn read(client: &Client, request: pb::RangeRequest) -> Vec<(String, String)> {
+pub(crate) async fn read(client: &Client, request: pb::RangeRequest) -> Vec<(String, String)> {
     let answer = client.kv().range(request).await.expect("read").into_inner();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let pairs = answer.kvs.iter();
@@ -566,6 +547,30 @@ async fn a_hundred_watchers_of_a_range_are_one_at_the_member() {
     let sharing = figure(&own, "etcd_grpc_proxy_watchers_coalescing_total");
     assert_eq!(sharing, Some(99.0));
     assert!(figure(&own, "etcd_grpc_proxy_events_coalescing_total") >= Some(99.0));
+    // Of many ranges they are many watches by one stream, and those that end leave the others alone.
+    let mut ranges = Vec::new();
+    for at in 0..20 {
+        let mut watch = Watch::of(&client, creation(&format!("other{at}"), 0), false)
+            .await
+            .expect("a watch");
+        assert!(watch.next().await.created);
+        ranges.push(watch);
+    }
+    let kept = ranges.split_off(10);
+    drop(ranges);
+    eventually("eleven ranges are left", PATIENCE, async || {
+        let page = http_get(endpoint, "/metrics").await;
+        (figure(&page, "etcd_debugging_mvcc_watcher_total") == Some(11.0)).then_some(())
+    })
+    .await;
+    for (at, watch) in kept.into_iter().enumerate() {
+        let mut watch = watch;
+        let revision = put(&direct, &format!("other{}", at + 10), "v").await;
+        assert_eq!(watch.revisions(1).await, [revision]);
+    }
+    let page = http_get(endpoint, "/metrics").await;
+    let streams = "grpc_server_started_total{grpc_method=\"Watch\",grpc_service=\"etcdserverpb.Watch\",grpc_type=\"bidi_stream\"}";
+    assert_eq!(figure(&page, streams), Some(1.0));
     // When the last one goes, the member's goes, too.
     drop(watches);
     eventually("none is left", PATIENCE, async || {
@@ -1060,7 +1065,7 @@ async fn a_certificate_of_its_own_and_members_from_dns() {
     let client = Client::new(config).expect("a client");
     put(&client, "k", "v").await;
     assert_eq!(get(&cluster.client(0), "k").await.as_deref(), Some("v"));
-    proxy.logs("\"grpc.method\":\"Put\"").await;
+    proxy.running.logs("\"grpc.method\":\"Put\"").await;
 }
 
 /// The proxy as `etcdctl` sees it, ours and 3.5.1's.
@@ -1155,10 +1160,6 @@ async fn what_cannot_be_is_refused_in_the_originals_words() {
             &["--tls-min-version=TLS1.3", "--listen-cipher-suites=x"],
             "cipher suites cannot be configured when only TLS1.3 is enabled",
         ),
-        (
-            &["--experimental-leasing-prefix=x"],
-            "--experimental-leasing-prefix is not supported yet: leave it out",
-        ),
     ] {
         assert_eq!(refused(arguments), says);
     }
@@ -1219,7 +1220,10 @@ async fn a_range_is_not_streamed() {
         refused.cancel_reason,
         "etcdserver: mvcc: required revision has been compacted"
     );
-    proxy.logs("not supported request type by gRPC proxy").await;
+    proxy
+        .running
+        .logs("not supported request type by gRPC proxy")
+        .await;
     let revision = put(&client, "k", "v").await;
     assert_eq!(watch.revisions(1).await, [revision]);
 }

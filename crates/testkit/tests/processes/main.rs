@@ -24,6 +24,7 @@ mod held;
 mod json_gateway;
 mod known_bugs;
 mod leases;
+mod leasing;
 mod left;
 mod listeners;
 mod logs;

@@ -4,11 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use bytes::Bytes;
 use ferrite_testkit::tls::{ClientTls, TlsInfo};
 use ferrite_testkit::{
     Cluster, Kind, Member, Outcome, PATIENCE, Paper, Pki, Ports, Wanted, Workload, eventually,
     oracle, our_program, run,
 };
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -508,6 +512,98 @@ async fn a_member_with_a_wrong_name_stays_outside() {
     speaks_everywhere(&cluster, "again").await;
 }
 
+/// Over TLS and HTTP/2 JSON and gRPC share a port: what is below `/v3/` is JSON, whatever it says it is, and
+/// of the rest what says it is gRPC.
+async fn paths_come_before_content_types(endpoint: &str, tls: &ClientTls) {
+    let address = endpoint.strip_prefix("https://").expect("encrypted");
+    let stream = tokio::net::TcpStream::connect(address).await;
+    let stream = tls
+        .connect("127.0.0.1", stream.expect("a connection"))
+        .await
+        .expect("TLS");
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let json = "{\"key\":\"aw==\"}";
+    // A read of `k`, as gRPC frames it.
+    let framed = "\0\0\0\0\u{3}\n\u{1}k";
+    let call = "/etcdserverpb.KV/Range";
+    for (method, path, kind, body, code, grpc, says) in [
+        (
+            "POST",
+            "/v3/kv/range",
+            "application/grpc",
+            json,
+            200,
+            None,
+            "\"kvs\"",
+        ),
+        (
+            "POST",
+            "/v3beta/kv/range",
+            "application/grpc",
+            json,
+            200,
+            None,
+            "\"kvs\"",
+        ),
+        (
+            "POST",
+            "/v3/none",
+            "application/grpc+proto",
+            json,
+            404,
+            None,
+            "Not Found",
+        ),
+        (
+            "POST",
+            call,
+            "application/json",
+            json,
+            404,
+            None,
+            "404 page not found",
+        ),
+        (
+            "POST",
+            call,
+            "application/grpc",
+            framed,
+            200,
+            Some("0"),
+            "k",
+        ),
+        ("OPTIONS", call, "application/grpc", "", 200, None, ""),
+        ("GET", "/health", "application/json", "", 200, None, "true"),
+    ] {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("{endpoint}{path}"))
+            .header("content-type", kind)
+            .header("te", "trailers")
+            .body(Full::new(Bytes::from(body)))
+            .expect("a request");
+        let what = format!("{method} {path} as {kind} at {endpoint}");
+        let answer = sender.send_request(request).await.expect("an answer");
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.expect("all of it");
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        let status = trailers
+            .get("grpc-status")
+            .map(|code| code.to_str().expect("text"));
+        let said = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+        assert_eq!(
+            (parts.status.as_u16(), status),
+            (code, grpc),
+            "{what}: {said}"
+        );
+        assert!(said.contains(says), "{what}: {said}");
+    }
+    connection.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_makes_its_own_certificate_and_takes_over_the_originals() {
     let _turn = beside_others().await;
@@ -529,6 +625,7 @@ async fn a_server_makes_its_own_certificate_and_takes_over_the_originals() {
             .await;
         let member = cluster.member(0);
         put(&cluster.client(0), "k", "v").await;
+        paths_come_before_content_types(member.endpoint(), &blind).await;
         let fixture = member.data_dir().join("fixtures/client/cert.pem");
         let made = std::fs::read(&fixture).expect("a certificate");
         // The second time round it is a folder that Ferrite has written to.
