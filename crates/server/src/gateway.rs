@@ -101,13 +101,15 @@ async fn answer(
     path: &str,
     method: &Method,
     headers: &HeaderMap,
-    json: Json,
+    mut json: Json,
     remote: &Remote,
 ) -> Response<Body> {
     let Some(route) = find(path) else {
+        json.pass_over_some().await;
         return error(Code::NotFound.into(), "Not Found", headers);
     };
     if method != Method::POST {
+        json.pass_over_some().await;
         return error(Code::Unimplemented.into(), "Method Not Allowed", headers);
     }
     match attempt(services, route, headers, json, remote).await {
@@ -130,13 +132,18 @@ async fn attempt(
         (source, Some(gone))
     } else {
         let value = json.first_value(limit).await;
-        let message = value
-            .and_then(|value| match value {
-                Some(value) => to_message(&value, route.method.input),
-                // Nothing at all asks for what is asked by default.
-                None => Ok(Vec::new()),
-            })
-            .map_err(|broken| unreadable(broken, services.receive_max()))?;
+        let message = value.and_then(|value| match value {
+            Some(value) => to_message(&value, route.method.input),
+            // Nothing at all asks for what is asked by default.
+            None => Ok(Vec::new()),
+        });
+        let message = match message {
+            Ok(message) => message,
+            Err(broken) => {
+                json.pass_over_some().await;
+                return Err(unreadable(broken, services.receive_max()));
+            }
+        };
         json.pass_over().await;
         (Source::message(&message), None)
     };

@@ -27,6 +27,11 @@ use prost::Message as _;
 use crate::errors;
 use crate::metrics::Reading;
 
+/// Of a body that nobody wants, so many bytes are read all the same: Go's number,
+const PASSED_OVER_BYTES: usize = 256 << 10;
+/// for so long at most.
+const PASSED_OVER_TIME: Duration = Duration::from_secs(1);
+
 /// The largest body a peer may ask with.
 const PEER_BODY_MAX: usize = 64 << 10;
 /// Time a peer has to send it.
@@ -684,4 +689,19 @@ async fn hash_kv(node: &Node, body: Incoming) -> Response<Bytes> {
             "the computation failed\n",
         ),
     }
+}
+/// Reads what is left of a request that is answered without it, within limits. By HTTP/2 an answer that comes before
+/// the request is whole ends in a reset, which clients like curl take for a failure, answer and all.
+pub async fn pass_over(body: &mut Incoming) {
+    let mut left = PASSED_OVER_BYTES;
+    let whole = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    let _late = tokio::time::timeout(PASSED_OVER_TIME, whole).await;
 }

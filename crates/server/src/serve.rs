@@ -27,6 +27,7 @@ use crate::auth::Deadline;
 use crate::conn::Encrypted;
 use crate::deadline;
 use crate::gateway::{self, Source};
+use crate::http;
 use crate::listen::Traffic;
 use crate::metrics::calls::{self, Answered};
 use crate::service::Context;
@@ -144,14 +145,17 @@ impl Services {
     /// None.
     pub async fn serve(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         traffic: Traffic,
         remote: &Remote,
     ) -> Result<Response<Answered<Body>>, Infallible> {
         let gateway = self.context.rules.gateway.is_some();
         if is_plain(&request, traffic, gateway) {
             let response = match web::serve(&self.context, &request, traffic).await {
-                Routed::Answered(response) => response.map(|bytes| Body::new(Full::new(bytes))),
+                Routed::Answered(response) => {
+                    http::pass_over(request.body_mut()).await;
+                    response.map(|bytes| Body::new(Full::new(bytes)))
+                }
                 Routed::Gateway(path, sharing) => {
                     sharing.on(gateway::serve(self, &path, request, remote).await)
                 }

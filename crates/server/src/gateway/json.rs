@@ -10,6 +10,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
+use crate::http;
+
 /// Where JSON comes from.
 pub enum Json {
     /// A body.
@@ -59,6 +61,13 @@ impl Json {
             }
         }
         values.end()
+    }
+
+    /// The same for a request that is refused, as far as [`http::pass_over`] goes.
+    pub async fn pass_over_some(&mut self) {
+        if let Json::Body(body) = self {
+            http::pass_over(body).await;
+        }
     }
 
     /// Reads on and looks at nothing, so that the connection can be used again. A WebSocket is not

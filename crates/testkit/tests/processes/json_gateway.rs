@@ -375,6 +375,33 @@ async fn the_flag_turns_it_off_and_listeners_have_it_where_http_is() {
             .await;
         let (headers, _) = wire.answer(5).await;
         assert_eq!(headers[":status"], "200", "{kind:?}");
+        // What is refused before its body has come is not cut off in the middle.
+        if kind == Kind::Ferrite {
+            for (stream, path) in [(7, "/v3/none"), (9, "/health"), (11, "/none")] {
+                let head = frame(wire::HEADERS, wire::END_HEADERS, stream, &call(path, &json));
+                wire.send(&head).await;
+                let mut ended = false;
+                // By the first answer to a ping the head has been read, by the second all.
+                for body in [true, false] {
+                    wire.send(&frame(wire::PING, 0, 0, &[7; 8])).await;
+                    loop {
+                        let frame = wire.next().await.expect("the connection stays");
+                        assert_ne!((frame.kind, frame.stream), (wire::RESET, stream), "{path}");
+                        ended |= frame.stream == stream && frame.flags & wire::END_STREAM != 0;
+                        if frame.kind == wire::PING && (body || ended) {
+                            break;
+                        }
+                        if frame.kind == wire::PING {
+                            wire.send(&self::frame(wire::PING, 0, 0, &[7; 8])).await;
+                        }
+                    }
+                    if body {
+                        let data = frame(wire::DATA, wire::END_STREAM, stream, b"{}");
+                        wire.send(&data).await;
+                    }
+                }
+            }
+        }
     }
 }
 
