@@ -53,27 +53,30 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// Call from the main thread: it ends with the thread that started it.
-    async fn start(
-        program: &Program,
-        command: &'static [&'static str],
-        endpoint: &str,
-        dir: &Path,
-    ) -> Result<Self> {
+    async fn start(program: &Program, kind: &str, endpoint: &str, dir: &Path) -> Result<Self> {
         let port = free_ports(1)?.first().copied().unwrap_or_default();
         let own = format!("127.0.0.1:{port}");
         let path = dir.join(format!("{own}.log"));
         let log = File::create(&path).map_err(Error::io(format!("opening {}", path.display())))?;
         let mut started = Command::new(&program.path);
+        let command = match kind {
+            "gateway" => "gateway",
+            _ => "grpc-proxy",
+        };
         started
-            .args(command)
+            .args([command, "start"])
             .arg(format!("--listen-addr={own}"))
             .arg(format!("--endpoints={endpoint}"))
-            .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        if command.first() == Some(&"grpc-proxy") {
+        if kind != "gateway" {
             started.arg(format!("--advertise-client-url={own}"));
+        }
+        if kind == "leasing" {
+            // One of its own: what the other owns cannot be owned.
+            let prefix = format!("--experimental-leasing-prefix=leasing-{}/", program.name);
+            started.arg(prefix);
         }
         die_with_us(&mut started);
         let starting = format!("starting {}", program.path.display());
@@ -88,8 +91,8 @@ impl Proxy {
             if ended.is_some() || begun.elapsed() > READY_MAX {
                 let text = std::fs::read_to_string(&path).unwrap_or_default();
                 let last = text.lines().next_back().unwrap_or_default();
-                let (name, what) = (program.name, command.join(" "));
-                return Err(Error::told(format!("{name} {what} does not serve: {last}")));
+                let name = program.name;
+                return Err(Error::told(format!("{name} {kind} does not serve: {last}")));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -178,20 +181,8 @@ pub async fn run(options: &Options) -> Result<String> {
         .prefix("ferrite-bench-")
         .tempdir()
         .map_err(Error::io("making a temporary folder"))?;
-    let kinds: [(&str, &'static [&'static str]); 3] = [
-        ("gateway", &["gateway", "start"]),
-        ("grpc-proxy", &["grpc-proxy", "start"]),
-        (
-            "leasing",
-            &[
-                "grpc-proxy",
-                "start",
-                "--experimental-leasing-prefix=leasing/",
-            ],
-        ),
-    ];
     let mut rows = Vec::new();
-    for (kind, command) in kinds {
+    for kind in ["gateway", "grpc-proxy", "leasing"] {
         let cells = cells(kind == "grpc-proxy", kind == "leasing");
         let name = |cell: &Cell| format!("{kind}: {}", cell.name);
         let wanted = |cell: &Cell| {
@@ -208,7 +199,7 @@ pub async fn run(options: &Options) -> Result<String> {
         }
         let mut proxies = Vec::new();
         for program in &options.programs {
-            proxies.push(Proxy::start(program, command, &endpoint, dir.path()).await?);
+            proxies.push(Proxy::start(program, kind, &endpoint, dir.path()).await?);
         }
         for cell in cells {
             let mut reports: [Vec<Report>; 2] = Default::default();

@@ -6,8 +6,8 @@
 //! leasing key, and waits until the owner, who watches, has forgotten the key and deleted that. All proxies
 //! with the same prefix keep to it, the original's too; whoever writes without them is not heard of.
 //!
-//! With a token, members answer: who may read what is theirs to know. [`table`] decides, [`local`] works
-//! answers out, [`upkeep`] keeps ownership true; here is what a call does.
+//! With a token, members answer: who may read what is theirs to know. `table` decides, `local` works
+//! answers out, `upkeep` keeps ownership true; here is what a call does.
 
 mod local;
 mod table;

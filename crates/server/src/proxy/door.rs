@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ::http::{HeaderValue, Request, Response};
@@ -17,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tonic::body::Body;
 
 use super::pages::Pages;
@@ -31,6 +33,40 @@ use crate::serve::{content_kind, in_grpc_words, not_a_call, settle_compression, 
 
 /// Pause after a connection that could not be accepted: there are no descriptors left, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// The threads that serve connections, each with a runtime of its own. A call that is answered from a cache, as
+/// many are, is over before another thread would have been woken for it.
+pub(super) struct Threads {
+    runtimes: Vec<Handle>,
+    next: AtomicUsize,
+}
+
+impl Threads {
+    /// One for each processor. They end with the process.
+    pub fn start() -> std::io::Result<Arc<Self>> {
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut runtimes = Vec::with_capacity(count);
+        for number in 0..count {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtimes.push(runtime.handle().clone());
+            std::thread::Builder::new()
+                .name(format!("clients-{number}"))
+                .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+        }
+        Ok(Arc::new(Threads {
+            runtimes,
+            next: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Whose turn it is.
+    fn next(&self) -> Option<&Handle> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        self.runtimes.get(turn % self.runtimes.len().max(1))
+    }
+}
 
 /// What connections are served with.
 pub(super) struct Server {
@@ -49,6 +85,7 @@ pub(super) async fn serve(
     tls: Option<Arc<ServerTls>>,
     traffic: Traffic,
     server: Arc<Server>,
+    threads: Arc<Threads>,
 ) {
     let speech = Arc::new(Speech {
         plain: tls.is_none(),
@@ -58,7 +95,15 @@ pub(super) async fn serve(
         match listener.accept().await {
             Ok((stream, remote)) => {
                 let (speech, server) = (Arc::clone(&speech), Arc::clone(&server));
-                tokio::spawn(connection(stream, remote, speech, traffic, server));
+                // A socket belongs to the runtime that waits for it.
+                let (Ok(stream), Some(thread)) = (stream.into_std(), threads.next()) else {
+                    continue;
+                };
+                thread.spawn(async move {
+                    if let Ok(stream) = TcpStream::from_std(stream) {
+                        connection(stream, remote, speech, traffic, server).await;
+                    }
+                });
             }
             Err(error) => {
                 tracing::warn!(error = %error, "cannot accept a connection");

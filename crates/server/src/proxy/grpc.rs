@@ -13,7 +13,7 @@ use ferrite_tls::{ClientTls, ServerTls, TlsInfo, Version, check_names, common_na
 use tokio::net::TcpListener;
 
 use super::discover::{Asked, members};
-use super::door::{self, Server};
+use super::door::{self, Server, Threads};
 use super::pages::Pages;
 use super::{Refused, bind, split_host_port, start_log};
 use crate::door::Loads;
@@ -174,6 +174,7 @@ async fn serve(
         log_calls: values.bool("experimental-enable-grpc-logging"),
         load: loads.add("proxy"),
     });
+    let threads = Threads::start().map_err(said)?;
     let mut watched = None;
     if let Some((listener, encrypted)) = metrics_listener {
         let tls = tls.clone().filter(|_| encrypted);
@@ -184,11 +185,12 @@ async fn serve(
             tls,
             Traffic::Metrics,
             server,
+            Arc::clone(&threads),
         )));
     }
     tracing::info!(address = listen, "started gRPC proxy");
     notify::ready();
-    door::serve(listener, tls, Traffic::Both, server).await;
+    door::serve(listener, tls, Traffic::Both, server, threads).await;
     drop(watched);
     Err(Refused::Err("the listener has ended".into()))
 }
