@@ -572,6 +572,10 @@ impl World {
                 self.stats.count("reads of compacted revisions");
                 Ok((0, None))
             }
+            Err(error) if self.is_read_failure(place, &error.to_string()) => {
+                self.stats.count("reads that the disk refused");
+                return self.refused(id);
+            }
             Err(error) => Err(error.to_string()),
         };
         match judged {

@@ -110,6 +110,9 @@ impl World {
         } else if self.members[place].full {
             self.stats.count("crashes at a full disk");
             self.crash(place);
+        } else if self.is_read_failure(place, reason) {
+            self.stats.count("crashes at a read");
+            self.crash(place);
         } else {
             self.fail(format!("{}: {reason}", name(place)));
         }
@@ -429,7 +432,7 @@ impl World {
                 .step(input, || now, |id| waiting.contains(&id), |_, _, _| {})
             {
                 Ok(effects) => self.execute_apply(place, effects),
-                Err(reason) => self.fail(format!("{} cannot apply: {reason}", name(place))),
+                Err(reason) => self.cannot_apply(place, &reason),
             }
         }
         self.turn(place);
@@ -442,15 +445,27 @@ impl World {
         };
         match running.stages.apply.turn(now) {
             Ok(effects) => self.execute_apply(place, effects),
-            Err(reason) => self.fail(format!("{} cannot go on: {reason}", name(place))),
+            Err(reason) => self.cannot_apply(place, &reason),
+        }
+    }
+
+    /// Applying writes to no disk: only what cannot be read may stop it.
+    fn cannot_apply(&mut self, place: usize, reason: &str) {
+        if self.is_read_failure(place, reason) {
+            self.disk_failed(place, reason);
+        } else {
+            self.fail(format!("{} cannot apply: {reason}", name(place)));
         }
     }
 
     fn execute_apply(&mut self, place: usize, effects: apply::Effects<u64>) {
-        if effects.progress.is_some()
-            && let Err(reason) = self.judge_applied(place)
-        {
-            self.fail(format!("{}: {reason}", name(place)));
+        if effects.progress.is_some() {
+            // What the judge reads must not be what fails.
+            let bad = self.members[place].disk.fail_reads(None);
+            if let Err(reason) = self.judge_applied(place) {
+                self.fail(format!("{}: {reason}", name(place)));
+            }
+            self.members[place].disk.fail_reads(bad);
         }
         let now = self.instant(place);
         if let Some(running) = self.running(place)
@@ -506,8 +521,11 @@ impl World {
         for job in effects.hashes {
             if let Some(running) = self.running(place) {
                 let store = running.stages.apply.applier().store().clone();
-                if let Err(reason) = job.run(&store) {
-                    self.fail(format!("{}: {reason}", name(place)));
+                match job.run(&store) {
+                    Err(reason) if !self.is_read_failure(place, &reason.to_string()) => {
+                        self.fail(format!("{}: {reason}", name(place)));
+                    }
+                    _ => {}
                 }
             }
         }

@@ -41,6 +41,8 @@ pub struct Armed {
     pub quick: bool,
     /// At some file operation: the disk counts.
     pub writes: bool,
+    /// Its disk may not read: the disk counts.
+    pub reads: bool,
 }
 
 /// A member, running or not.
@@ -171,7 +173,7 @@ impl Member {
         Ok(Member {
             id,
             config,
-            seen: Disk::on(fs, plan.segment_bytes),
+            seen: Disk::on(fs, plan.segment_bytes).caching(plan.cache_bytes),
             disk,
             life: 0,
             running: None,
@@ -259,6 +261,7 @@ impl Member {
         }
         self.running = None;
         self.disk.fail_after(None);
+        self.disk.fail_reads(None);
     }
 
     /// A file of the folder of the database, as it is now.
@@ -281,7 +284,7 @@ impl Member {
         file.write_at(0, database)?;
         file.sync()?;
         let target = self.received(index);
-        if !self.seen.exists(&target) {
+        if !self.seen.exists(&target)? {
             fs.rename(&temporary, &target)?;
         }
         fs.sync_dir(&folder)

@@ -41,6 +41,8 @@ pub struct Plan {
     pub batch_interval_us: u64,
     /// Bytes after which a batch is frozen, and at twice that many apply waits.
     pub batch_bytes: usize,
+    /// Pages of the database in memory: when there are few, serving reads the disk.
+    pub cache_bytes: usize,
     /// Length of a log segment.
     pub segment_bytes: u64,
     /// Members that crash just after they have voted, to come back at once.
@@ -74,7 +76,7 @@ pub struct Plan {
 }
 
 /// Number of kinds of fault.
-pub const FAULTS: usize = 15;
+pub const FAULTS: usize = 16;
 
 /// Something that goes wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,8 @@ pub enum Fault {
     FlipLog,
     /// As that, with a bit of the header of its database.
     FlipDatabase,
+    /// A member's disk cannot read a few times, and then can again.
+    BadReads,
 }
 
 const KINDS: [Fault; FAULTS] = [
@@ -127,6 +131,7 @@ const KINDS: [Fault; FAULTS] = [
     Fault::FullDisk,
     Fault::FlipLog,
     Fault::FlipDatabase,
+    Fault::BadReads,
 ];
 
 impl Plan {
@@ -176,6 +181,11 @@ impl Plan {
                 8 << 20
             } else {
                 rng.range(200, 3_000) as usize
+            },
+            cache_bytes: if rng.per_mille(600) {
+                8 << 20
+            } else {
+                rng.range(0, 200_000) as usize
             },
             segment_bytes: rng.range(3_000, 60_000),
             ambush: if rng.per_mille(500) {

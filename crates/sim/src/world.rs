@@ -276,6 +276,10 @@ impl World {
             }
         }
         self.note(self.model.last_index());
+        let failed_reads = (self.members.iter())
+            .map(|member| member.disk.failed_reads())
+            .sum();
+        self.stats.add_to("reads that failed", failed_reads);
         Report {
             simulated_us: self.now,
             stats: self.stats,
@@ -523,7 +527,8 @@ impl World {
         let mut remote = None;
         let disk = &self.members[place].disk;
         let wal = self.members[place].config.wal_dir();
-        if place >= self.plan.founders && !ferrite_wal::Wal::exists_on(disk, &wal) {
+        let founded = ferrite_wal::Wal::exists_on(disk, &wal);
+        if place >= self.plan.founders && !founded.unwrap_or(false) {
             let Some(cluster) = self.remote(place) else {
                 self.start_after(place, 200_000);
                 return;
@@ -551,6 +556,10 @@ impl World {
             self.members[place].disk.fail_after(Some(operations));
             self.members[place].armed.writes = true;
         }
+        if self.calm_since.is_none() && self.rng.per_mille(100) {
+            let after_max = [4, 60][self.rng.below(2)];
+            self.fail_reads(place, after_max);
+        }
         let (seed, now) = (self.rng.draw(), self.instant(place));
         let plan = self.plan.clone();
         match self.members[place].start(seed, &plan, now, remote) {
@@ -563,6 +572,10 @@ impl World {
                 self.after(first + 300_000, Event::Publish(place, life));
                 self.after(first + 500_000, Event::LeasePass(place, life));
                 self.schedule_turn(place);
+            }
+            Err(error) if self.is_read_failure(place, &format!("{error:?}")) => {
+                self.stats.count("starts refused by a read");
+                self.crash(place);
             }
             Err(_) if armed => {
                 self.stats.count("crashes during recovery");
@@ -611,6 +624,7 @@ impl World {
             member.armed.effects = None;
             let was_full = std::mem::replace(&mut member.full, false);
             member.disk.leave_room(None);
+            member.disk.fail_reads(None);
             if !member.armed.writes && !was_full {
                 continue;
             }

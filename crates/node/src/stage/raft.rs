@@ -634,6 +634,7 @@ impl<R> RaftStage<R> {
             !voters.is_joint() && voters.incoming.0.len() == 1 && voters.contains(self.params.id);
         // Until an entry of its own term is committed, a leader's commit index may be behind what was
         // acknowledged before its last restart.
+        let alone = alone || mutation!("leader-reads-alone");
         alone && self.raw.is_leader() && self.raw.entry_term(committed) == Ok(self.raw.term())
     }
 
