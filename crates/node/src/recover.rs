@@ -42,6 +42,7 @@ use prost::Message;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::engine::Engine;
+use crate::idgen::IdGenerator;
 use crate::{resolve, rewrite, versions};
 
 /// Why a member cannot start. Nothing on disk was changed, unless the text says so.
@@ -169,6 +170,14 @@ pub struct Recovered {
     pub restarted: bool,
     /// Addresses of members known only from the flags: to be reached before the log says so.
     pub remotes: Vec<Member>,
+}
+
+impl Recovered {
+    /// What gives ids to this life's requests: see [`IdGenerator::new`].
+    pub fn request_ids(&self, unix_ms: u64, chance: u64) -> IdGenerator {
+        let log = self.restarted.then(|| self.storage.log());
+        IdGenerator::new(self.member_id, unix_ms, log, chance)
+    }
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StartError {

@@ -249,6 +249,25 @@ impl World {
         }
     }
 
+    /// The number of a request that a member is about to make. One that an entry bears already may be given out again
+    /// only when nobody can take the one for the other: when that entry is behind this member for good.
+    pub(crate) fn request_id(&mut self, place: usize) -> u64 {
+        // Values are told apart by it.
+        self.next_id += 1;
+        let Some(running) = &self.members[place].running else {
+            return 0;
+        };
+        let id = running.ids.next();
+        let applied = running.stages.apply.applier().progress().index;
+        self.model.forget_behind(id, applied);
+        if self.pending.contains_key(&id) {
+            self.fail(format!(
+                "request {id:x} is waited for, and its number given out again"
+            ));
+        }
+        id
+    }
+
     /// Notes a request that is about to be made; its number.
     pub(crate) fn expect(
         &mut self,
@@ -257,8 +276,7 @@ impl World {
         read: Option<Read>,
         op: Option<usize>,
     ) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
+        let id = self.request_id(place);
         self.pending.insert(
             id,
             Pending {

@@ -217,8 +217,7 @@ impl World {
         if running.status.is_leader() && running.status.is_fresh(now, tick) {
             self.renew(client, place, lease, asked_us);
         } else if running.status.is_leader() {
-            let id = self.next_id;
-            self.next_id += 1;
+            let id = self.request_id(place);
             self.reading.insert(
                 id,
                 Reading::Renewal {
@@ -356,8 +355,7 @@ impl World {
             self.confirmed(place, life, term);
             return;
         }
-        let id = self.next_id;
-        self.next_id += 1;
+        let id = self.request_id(place);
         self.reading
             .insert(id, Reading::LeasePass { place, life, term });
         self.linearizable(place, id);
@@ -380,8 +378,7 @@ impl World {
         }
         let retry = now + std::time::Duration::from_micros(RETRY_US);
         for lease in leases.take_expired(now, retry) {
-            let id = self.next_id;
-            self.next_id += 1;
+            let id = self.request_id(place);
             let decided = (lease, self.now, place, term);
             self.book.expiring.insert(id, decided);
             let request = InternalRaftRequest {
@@ -400,8 +397,7 @@ impl World {
         let (checkpoints, _more) = leases.take_notes(now);
         if !checkpoints.is_empty() {
             self.stats.count("notes of remaining times");
-            let id = self.next_id;
-            self.next_id += 1;
+            let id = self.request_id(place);
             let request = InternalRaftRequest {
                 header: Some(own_header(id, &auth)),
                 lease_checkpoint: Some(LeaseCheckpointRequest { checkpoints }),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ferrite_node::Status;
 use ferrite_node::assemble::{Stages, assemble};
 use ferrite_node::disk::Disk;
+use ferrite_node::idgen::IdGenerator;
 use ferrite_node::leases::Leases;
 use ferrite_node::recover::recover_on;
 use ferrite_node::snapshot::Transfers;
@@ -65,6 +66,8 @@ pub struct Member {
     pub paused_until: u64,
     /// Its clock.
     pub clock: Clock,
+    /// What the calendar on its wall shows, in milliseconds since 1970: anything, and no matter for what runs.
+    pub wall_ms: u64,
     /// A start of it is in the calendar.
     pub starting: bool,
     /// Its disk is full for now.
@@ -111,6 +114,8 @@ pub struct Running {
     pub turn_at: Option<Instant>,
     /// Readers waiting for an index.
     pub applied: AppliedIndex<u64>,
+    /// What gives its requests their ids.
+    pub ids: IdGenerator,
     /// Requests whose clients wait here.
     pub waiting: BTreeSet<u64>,
     /// Databases on their way to others.
@@ -180,6 +185,7 @@ impl Member {
             armed: Armed::default(),
             paused_until: 0,
             clock: Clock::new(Instant::now(), 1000),
+            wall_ms: 1_764_000_000_000,
             starting: false,
             full: false,
             flipped: false,
@@ -219,7 +225,8 @@ impl Member {
                 ..WatchLimits::default()
             },
         );
-        let mut stages = assemble(&self.config, recovered, seed, self.life << 32, now)?;
+        let ids = recovered.request_ids(self.wall_ms, seed);
+        let mut stages = assemble(&self.config, recovered, seed, seed >> 1, now)?;
         stages
             .apply
             .limit_buffers(plan.batch_bytes, plan.batch_bytes.saturating_mul(2));
@@ -237,6 +244,7 @@ impl Member {
             commit: Unfinished::Idle,
             turn_at: None,
             applied: AppliedIndex::new(applied),
+            ids,
             waiting: BTreeSet::new(),
             transfers: Arc::new(Transfers::new(KEEP_LOG)),
             shadow,

@@ -267,6 +267,17 @@ impl Model {
         }
     }
 
+    /// A request gets this number: one that had it before and was applied up to here is a matter of the past.
+    pub fn forget_behind(&mut self, id: u64, applied: u64) {
+        if self
+            .outcomes
+            .get(&id)
+            .is_some_and(|old| old.index <= applied)
+        {
+            self.outcomes.remove(&id);
+        }
+    }
+
     fn note(&mut self, id: u64, outcome: Outcome, index: u64) -> Result<(), String> {
         let outcome = Outcome { index, ..outcome };
         if id != 0 && self.outcomes.insert(id, outcome).is_some() {

@@ -50,7 +50,7 @@ const OUTSIDE: [Mutation; 10] = [
 ];
 
 /// Those made inside it, at a `mutation!` of this name.
-const INSIDE: [&str; 35] = [
+const INSIDE: [&str; 37] = [
     "append-without-term-check",
     "vote-twice",
     "vote-for-shorter-log",
@@ -86,6 +86,8 @@ const INSIDE: [&str; 35] = [
     "txn-tells-twice",
     "unreadable-log-is-none",
     "unreadable-is-absent",
+    "ids-by-the-clock-alone",
+    "confirm-by-any-answer",
 ];
 
 impl Mutation {

@@ -560,6 +560,7 @@ impl World {
             let after_max = [4, 60][self.rng.below(2)];
             self.fail_reads(place, after_max);
         }
+        self.wall_clock(place);
         let (seed, now) = (self.rng.draw(), self.instant(place));
         let plan = self.plan.clone();
         match self.members[place].start(seed, &plan, now, remote) {
@@ -590,6 +591,26 @@ impl World {
                 self.members[place].gone = true;
             }
             Err(error) => self.fail(format!("{} cannot start: {error}", member::name(place))),
+        }
+    }
+
+    /// What the clock on a member's wall shows when it starts: mostly the time, which may have been set back, and with
+    /// some the same as at the start before, for nothing keeps it while the power is off.
+    fn wall_clock(&mut self, place: usize) {
+        let kind = self.rng.range(0, 1000);
+        let (true_ms, back) = (
+            1_764_000_000_000 + self.now / 1000,
+            self.rng.range(1, 9_000),
+        );
+        let member = &mut self.members[place];
+        member.wall_ms = match kind {
+            0..150 => member.wall_ms,
+            150..250 => true_ms - back,
+            250..300 => true_ms + back,
+            _ => true_ms,
+        };
+        if kind < 300 && member.life > 0 {
+            self.stats.count("clocks on the wall that were wrong");
         }
     }
 

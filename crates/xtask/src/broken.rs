@@ -224,10 +224,10 @@ const MISTAKES: &[Mistake] = &[
     },
     Mistake {
         row: "KB-25",
-        what: "whoever sends a header byte by byte keeps the connection",
+        what: "connections of members have hours for whatever they send",
         file: "crates/peer/src/serve.rs",
-        from: ".header_read_timeout(read_timeout)",
-        to: ".header_read_timeout(None)",
+        from: "(config.read_timeout, config.write_timeout)",
+        to: "(config.read_timeout * 100_000, config.write_timeout)",
         package: "ferrite-peer",
         test: ("http", "idle_and_slow_connections_are_closed"),
     },
