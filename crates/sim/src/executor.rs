@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    fn push_apply(&mut self, place: usize, input: apply::Input) {
+    pub(crate) fn push_apply(&mut self, place: usize, input: apply::Input) {
         let Some(running) = self.running(place) else {
             return;
         };

@@ -50,7 +50,7 @@ const OUTSIDE: [Mutation; 10] = [
 ];
 
 /// Those made inside it, at a `mutation!` of this name.
-const INSIDE: [&str; 37] = [
+const INSIDE: [&str; 39] = [
     "append-without-term-check",
     "vote-twice",
     "vote-for-shorter-log",
@@ -88,6 +88,8 @@ const INSIDE: [&str; 37] = [
     "unreadable-is-absent",
     "ids-by-the-clock-alone",
     "confirm-by-any-answer",
+    "layout-stays-above",
+    "downgrade-unsaved",
 ];
 
 impl Mutation {

@@ -46,7 +46,7 @@ impl World {
             return;
         }
         let reconfigures = self.plan.reconfigures;
-        match self.rng.below(14) {
+        match self.rng.below(16) {
             0 | 1 => self.hand_over(),
             2 => self.defragment(),
             3 | 4 if reconfigures => self.add(true),
@@ -55,6 +55,7 @@ impl World {
             8 if reconfigures => self.remove_some(),
             9..=12 if self.plan.auth => self.change_users(),
             13 => self.lift_alarms(),
+            14 | 15 if self.plan.downgrades => self.downgrade(),
             _ => {}
         }
     }
@@ -68,7 +69,7 @@ impl World {
         }
     }
 
-    fn asks(&mut self, place: usize, request: InternalRaftRequest) {
+    pub(crate) fn asks(&mut self, place: usize, request: InternalRaftRequest) {
         let id = self.propose_as(place, Owner::Operator, request, None);
         self.operator.asked = Some(id);
     }

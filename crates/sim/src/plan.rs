@@ -57,6 +57,8 @@ pub struct Plan {
     pub reconfigures: bool,
     /// Whether the operator makes users and switches authentication.
     pub auth: bool,
+    /// Whether the operator begins and ends downgrades.
+    pub downgrades: bool,
     /// Bytes that the database may have, if there is a limit.
     pub quota_bytes: Option<u64>,
     /// How far a clock may be off, per thousand.
@@ -204,6 +206,7 @@ impl Plan {
             operate_us: rng.per_mille(850).then(|| rng.range(200_000, 1_500_000)),
             reconfigures: rng.per_mille(600),
             auth: rng.per_mille(300),
+            downgrades: rng.per_mille(250),
             quota_bytes: rng.per_mille(150).then(|| rng.range(30_000, 120_000)),
             drift: if rng.per_mille(300) {
                 0

@@ -89,6 +89,8 @@ pub(crate) enum Event {
     Watch(usize),
     /// The operator's next move.
     Operate,
+    /// A member looks at the cluster's version.
+    Versions(usize, u64),
     /// A member publishes its name, unless it has.
     Publish(usize, u64),
     /// A member starts again.
@@ -408,6 +410,7 @@ impl World {
             Event::LeasePass(place, life) => self.lease_pass(place, life),
             Event::Watch(watcher) => self.watcher_moves(watcher),
             Event::Operate => self.operate(),
+            Event::Versions(place, life) => self.look_at_versions(place, life),
             Event::Publish(place, life) => self.publish(place, life),
             Event::Start(place) => self.start(place),
             Event::Leave(place, life) => self.leaves(place, life),
@@ -572,6 +575,7 @@ impl World {
                 self.after(first, Event::Tick(place, life));
                 self.after(first + 300_000, Event::Publish(place, life));
                 self.after(first + 500_000, Event::LeasePass(place, life));
+                self.after(first + 400_000, Event::Versions(place, life));
                 self.schedule_turn(place);
             }
             Err(error) if self.is_read_failure(place, &format!("{error:?}")) => {
@@ -679,14 +683,17 @@ impl World {
                         && !running.stages.apply.applier().store().compaction_pending()
                 })
             })
+            && self.versions_are_settled()
     }
 
     fn describe(&self) -> String {
         let last = self.model.last_index();
         let mut text = format!(
-            "committed {last}, {} requests open, {} leases left, members {:x?}",
+            "committed {last}, {} requests open, {} leases left, version {:?} settled {}, members {:x?}",
             self.pending.len(),
             self.model.leases().len(),
+            self.model.version(),
+            self.versions_are_settled(),
             self.model.members()
         );
         for (place, member) in self.members.iter().enumerate() {
