@@ -22,6 +22,7 @@ use prost::Message as _;
 use crate::history::{self, Act, Op, Seen};
 use crate::model::{Outcome, Pair, Version};
 use crate::mutation::Mutation;
+use crate::tokens::Token;
 use crate::world::{Event, World};
 
 /// A client gives up after this long.
@@ -63,6 +64,12 @@ pub(crate) struct Pending {
 pub(crate) enum Reading {
     /// To revoke what is over.
     LeasePass { place: usize, life: u64, term: u64 },
+    /// To say whose a token is.
+    Token {
+        life: u64,
+        token: Token,
+        asked: bool,
+    },
     /// To renew a lease though its raft was silent.
     Renewal {
         client: usize,
@@ -184,6 +191,13 @@ impl World {
         };
         let kind = self.rng.range(0, 100);
         let owner = Owner::Client(client);
+        if self.plan.auth {
+            match self.rng.below(20) {
+                0 | 1 if self.model.auth().enabled() => return self.logs_in(place, owner),
+                2..=6 => self.shows_token(place),
+                _ => {}
+            }
+        }
         if kind >= 68 {
             self.client_reads(place, owner, kind);
             return;
@@ -480,7 +494,7 @@ impl World {
         }
         self.reading.retain(|_, reading| match reading {
             Reading::LeasePass { place: of, .. } => *of != place,
-            Reading::Renewal { .. } => true,
+            Reading::Renewal { .. } | Reading::Token { .. } => true,
         });
     }
 
@@ -536,6 +550,7 @@ impl World {
                 Err(_) => self.book.unanswered.push((id, op)),
             }
         }
+        self.keeps_token(answer, outcome.index);
         self.stats.count(if outcome.refused.is_some() {
             "writes refused when applied"
         } else {
@@ -552,6 +567,7 @@ impl World {
         if let Some(reading) = self.reading.remove(&id) {
             match reading {
                 Reading::LeasePass { place, life, term } => self.confirmed(place, life, term),
+                Reading::Token { life, token, asked } => self.looks_up(place, life, token, asked),
                 Reading::Renewal {
                     client,
                     lease,

@@ -1,6 +1,7 @@
 //! The executor of effects: what the threads of the driver do, in simulated time, one effect at a
 //! time, with a crash possible before each.
 
+use ferrite_apply::TokenChange;
 use ferrite_mvcc::schema;
 use ferrite_node::Event as NodeEvent;
 use ferrite_node::stage::raft::{ApplyJob, Input, PersistJob, Persisted};
@@ -458,7 +459,7 @@ impl World {
         }
     }
 
-    fn execute_apply(&mut self, place: usize, effects: apply::Effects<u64>) {
+    fn execute_apply(&mut self, place: usize, mut effects: apply::Effects<u64>) {
         if effects.progress.is_some() {
             // What the judge reads must not be what fails.
             let bad = self.members[place].disk.fail_reads(None);
@@ -472,6 +473,23 @@ impl World {
             && !effects.leases.is_empty()
         {
             running.leases.follow(&effects.leases, now);
+        }
+        if let Some(running) = self.running(place) {
+            if effects.replace_peers {
+                for (_, moved) in running.tokens_seen.values_mut() {
+                    *moved = true;
+                }
+                running.from_database = running.stages.apply.applier().progress().index;
+            }
+            for change in &effects.tokens {
+                if let TokenChange::Assigned { prefix, .. } = change {
+                    running.tokens_seen.insert(prefix.clone(), (now, false));
+                }
+            }
+            if !effects.tokens.is_empty() {
+                let changes = std::mem::take(&mut effects.tokens);
+                running.tokens.follow(changes, now);
+            }
         }
         for (id, answer) in &effects.answers {
             if !self.goes_on(place) {

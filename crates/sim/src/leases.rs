@@ -311,8 +311,15 @@ impl World {
         };
         self.stats.count("leases expired");
         let clock = &self.members[place].clock;
-        let needs = clock.world(held.ttl_us.saturating_sub(clock.leapt_since(held.since_us)));
+        // What is left of a lease may have been noted by leaders before, by their own clocks.
+        let noted = self.plan.checkpoints;
+        let leapt = (self.members.iter().enumerate())
+            .filter(|(of, _)| noted || *of == place)
+            .map(|(_, member)| member.clock.leapt_since(held.since_us))
+            .sum();
+        let needs = clock.world(held.ttl_us.saturating_sub(leapt));
         let slack = match held.by {
+            _ if noted => SLACK_US + held.ttl_us / 10,
             Some(by) if by != (place, term) => SLACK_US + held.ttl_us / 10,
             _ => 2_000,
         };

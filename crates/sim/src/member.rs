@@ -1,7 +1,7 @@
 //! One member of the simulated cluster: its disk, which outlives it, and while it runs its four
 //! production stages with the queues between them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use ferrite_node::leases::Leases;
 use ferrite_node::recover::recover_on;
 use ferrite_node::snapshot::Transfers;
 use ferrite_node::stage::{apply, commit, log, raft};
+use ferrite_node::tokens::Tokens;
 use ferrite_node::wait::AppliedIndex;
 use ferrite_node::watch_hub::WatchHub;
 use ferrite_node::{Config, RemoteCluster, StartError, Upkeep};
@@ -136,6 +137,13 @@ pub struct Running {
     pub leases: Arc<Leases>,
     /// Watchers.
     pub hub: WatchHub,
+    /// Simple tokens.
+    pub tokens: Tokens,
+    /// The same, accounted for a second time: when each was given out here or used last, and whether a database has
+    /// been put in place since, with which it may have ended.
+    pub tokens_seen: BTreeMap<String, (Instant, bool)>,
+    /// Up to here its state came from a database: tokens given out by then are known to others only.
+    pub from_database: u64,
 }
 
 /// Name of a member by its place.
@@ -254,6 +262,9 @@ impl Member {
             status,
             leases,
             hub,
+            tokens: Tokens::new(self.config.token_ttl),
+            tokens_seen: BTreeMap::new(),
+            from_database: applied,
         });
         Ok(())
     }
@@ -331,7 +342,7 @@ pub fn config(place: usize, initial_cluster: String, plan: &Plan) -> Config {
         peer_read_timeout: Duration::from_secs(5),
         peer_write_timeout: Duration::from_secs(5),
         peer_connections_max: 100,
-        token_ttl: Duration::from_secs(300),
+        token_ttl: Duration::from_micros(plan.token_ttl_us),
         warn_apply: Duration::from_millis(100),
         dialer: Default::default(),
         upkeep: Upkeep {

@@ -450,7 +450,7 @@ impl Model {
             self.revision += i64::from(count > 0);
             news.revoked = Some((revoke.id, header.id));
             Ok(self.done(count > 0, 0))
-        } else if let Some(done) = self.auth.execute(request, header) {
+        } else if let Some(done) = self.auth.execute(request, header, self.log.len() as u64) {
             done.map(|()| self.done(false, 0))
         } else {
             Err("a request that the simulator does not make".into())

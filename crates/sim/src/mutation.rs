@@ -50,7 +50,7 @@ const OUTSIDE: [Mutation; 10] = [
 ];
 
 /// Those made inside it, at a `mutation!` of this name.
-const INSIDE: [&str; 39] = [
+const INSIDE: [&str; 42] = [
     "append-without-term-check",
     "vote-twice",
     "vote-for-shorter-log",
@@ -90,6 +90,9 @@ const INSIDE: [&str; 39] = [
     "confirm-by-any-answer",
     "layout-stays-above",
     "downgrade-unsaved",
+    "tokens-outlive-users",
+    "tokens-live-for-ever",
+    "tokens-do-not-wait",
 ];
 
 impl Mutation {

@@ -57,6 +57,8 @@ pub struct Plan {
     pub reconfigures: bool,
     /// Whether the operator makes users and switches authentication.
     pub auth: bool,
+    /// How long a token lives without being used.
+    pub token_ttl_us: u64,
     /// Whether the operator begins and ends downgrades.
     pub downgrades: bool,
     /// Bytes that the database may have, if there is a limit.
@@ -206,6 +208,7 @@ impl Plan {
             operate_us: rng.per_mille(850).then(|| rng.range(200_000, 1_500_000)),
             reconfigures: rng.per_mille(600),
             auth: rng.per_mille(300),
+            token_ttl_us: rng.range(800_000, 10_000_000),
             downgrades: rng.per_mille(250),
             quota_bytes: rng.per_mille(150).then(|| rng.range(30_000, 120_000)),
             drift: if rng.per_mille(300) {

@@ -23,6 +23,7 @@ use crate::operator::Operator;
 use crate::plan::{Plan, Stats};
 use crate::prng::Prng;
 use crate::safety::Safety;
+use crate::tokens::Token;
 use crate::watchers::Watcher;
 
 /// Members there may ever be, those removed included.
@@ -130,6 +131,8 @@ pub struct World {
     pub(crate) book: LeaseBook,
     pub(crate) watchers: Vec<Watcher>,
     pub(crate) operator: Operator,
+    /// Tokens that clients hold.
+    pub(crate) tokens: Vec<Token>,
     pub(crate) next_id: u64,
     /// The largest revision any client has seen.
     pub(crate) frontier: i64,
@@ -168,6 +171,7 @@ impl World {
             book: LeaseBook::default(),
             watchers: Vec::new(),
             operator: Operator::default(),
+            tokens: Vec::new(),
             next_id: 1,
             frontier: 0,
             calm_since: None,
