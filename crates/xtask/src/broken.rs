@@ -70,8 +70,8 @@ const MISTAKES: &[Mistake] = &[
         row: "KB-10",
         what: "a compaction takes the deletion at its own revision",
         file: "crates/mvcc/src/index.rs",
-        from: "self.tombstones.front().map(|g| g.at.saturating_add(1))",
-        to: "self.tombstones.front().map(|g| g.at)",
+        from: "i64::from(!mutation!(\"tombstone-too-early\"))",
+        to: "0",
         package: "ferrite-mvcc",
         test: (
             "compaction",
@@ -118,8 +118,8 @@ const MISTAKES: &[Mistake] = &[
         row: "KB-18",
         what: "what a leader decided in one term counts in the next",
         file: "crates/node/src/stage/raft.rs",
-        from: "if self.raw.is_leader() && self.raw.basic_status().hard_state.term == term {",
-        to: "if self.raw.is_leader() && term > 0 {",
+        from: "self.raw.is_leader() && self.raw.basic_status().hard_state.term == term;",
+        to: "self.raw.is_leader() && term > 0;",
         package: "ferrite-node",
         test: ("in_term", "a_leader_takes_a_proposal_of_its_own_term_only"),
     },
@@ -257,6 +257,18 @@ const MISTAKES: &[Mistake] = &[
 /// The rows of which this can make a mistake.
 pub fn rows() -> impl Iterator<Item = &'static str> {
     MISTAKES.iter().map(|mistake| mistake.row)
+}
+
+/// The mistakes that do not fit the source any more: what is to be broken must stand there once.
+pub fn misfits() -> Vec<String> {
+    let fits = |mistake: &&Mistake| {
+        std::fs::read_to_string(root().join(mistake.file))
+            .is_ok_and(|text| text.matches(mistake.from).count() == 1)
+    };
+    let misfits = MISTAKES.iter().filter(|mistake| !fits(mistake));
+    misfits
+        .map(|mistake| format!("{}: {}", mistake.row, mistake.file))
+        .collect()
 }
 
 /// Makes the mistakes of these rows, or all, and runs their tests.

@@ -533,6 +533,14 @@ fn switches() -> BTreeSet<String> {
 }
 
 #[test]
+fn known_mistakes_fit_the_source() {
+    report(
+        "what `cargo xtask broken` breaks stands in the source, once",
+        &xtask::broken::misfits(),
+    );
+}
+
+#[test]
 fn every_known_bug_that_is_held_off_names_a_test_that_exists() {
     let text = std::fs::read_to_string(root().join("docs/known-bugs.md"))
         .expect("docs/known-bugs.md is there");
