@@ -680,7 +680,8 @@ impl Applier {
                 &bucket::version_value(version),
             );
         }
-        if let Some(downgrade) = &self.cluster.downgrade {
+        let kept = self.cluster.downgrade.as_ref();
+        if let Some(downgrade) = kept.filter(|_| !mutation!("downgrade-unsaved")) {
             self.backend.put(
                 Bucket::Cluster,
                 bucket::DOWNGRADE_KEY.as_bytes(),

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use ferrite_mutate::mutation;
 use ferrite_proto::mvccpb::KeyValue;
 
 use crate::range::{decode, still_readable};
@@ -28,9 +29,13 @@ impl Store {
     /// # Errors
     /// [`Error::Compacted`] when `from` is below the compacted revision, or the file is damaged.
     pub fn history(&self, from: i64, max_events: usize) -> Result<History, Error> {
+        let mut from = from;
         let (view, current) = {
             let state = self.state.read();
             still_readable(&state, from)?;
+            if mutation!("history-after-compaction") && from == state.compacted {
+                from += 1;
+            }
             if from > state.current {
                 return Ok(History {
                     events: Vec::new(),

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
+use ferrite_mutate::mutation;
 use ferrite_proto::mvccpb::KeyValue;
 use parking_lot::MutexGuard;
 use prost::Message;
@@ -198,7 +199,10 @@ impl WriteTxn<'_> {
     /// Makes the changes visible, all at once, and returns them.
     pub fn end(mut self) -> Changes {
         self.ended = true;
-        let events = std::mem::take(&mut self.events);
+        let mut events = std::mem::take(&mut self.events);
+        if mutation!("txn-tells-twice") && events.len() > 1 {
+            events.extend_from_within(..1);
+        }
         let mut revision = self.begin;
         if !events.is_empty() {
             let mut state = self.store.state.write();

@@ -21,6 +21,8 @@ pub struct Disk {
     fs: Arc<dyn Fs>,
     segment_bytes: u64,
     preparation: Preparation,
+    /// Bytes of pages of the database in memory, whatever the configuration says.
+    cache_bytes: Option<usize>,
     real: bool,
 }
 
@@ -32,6 +34,7 @@ impl Disk {
             fs: Arc::new(RealFs),
             segment_bytes: options.segment_bytes,
             preparation: options.preparation,
+            cache_bytes: None,
             real: true,
         }
     }
@@ -42,7 +45,25 @@ impl Disk {
             fs,
             segment_bytes,
             preparation: Preparation::Inline,
+            cache_bytes: None,
             real: false,
+        }
+    }
+
+    /// The same, with so many bytes of the database's pages in memory at most: with none every page is read from
+    /// the disk.
+    #[must_use]
+    pub fn caching(self, bytes: usize) -> Disk {
+        Disk {
+            cache_bytes: Some(bytes),
+            ..self
+        }
+    }
+
+    fn cached(&self, options: DatabaseOptions) -> DatabaseOptions {
+        DatabaseOptions {
+            cache_bytes: self.cache_bytes.unwrap_or(options.cache_bytes),
+            ..options
         }
     }
 
@@ -68,18 +89,33 @@ impl Disk {
     }
 
     /// Whether a file is there.
-    pub fn exists(&self, path: &Path) -> bool {
+    ///
+    /// # Errors
+    /// Nobody can tell.
+    pub fn exists(&self, path: &Path) -> io::Result<bool> {
         if self.real {
-            return path.exists();
+            return path.try_exists();
         }
-        self.fs.open(path, Open::Read).is_ok()
+        Ok(self.open_if_there(path)?.is_some())
     }
 
     /// Whether a file is there and has no bytes.
-    pub fn is_empty(&self, path: &Path) -> bool {
-        self.fs
-            .open(path, Open::Read)
-            .is_ok_and(|file| file.is_empty().unwrap_or(false))
+    ///
+    /// # Errors
+    /// Nobody can tell.
+    pub fn is_empty(&self, path: &Path) -> io::Result<bool> {
+        match self.open_if_there(path)? {
+            Some(file) => file.is_empty(),
+            None => Ok(false),
+        }
+    }
+
+    fn open_if_there(&self, path: &Path) -> io::Result<Option<Box<dyn LogFile>>> {
+        match self.fs.open(path, Open::Read) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Renames a file; the new name is durable on return.
@@ -103,6 +139,7 @@ impl Disk {
         path: &Path,
         options: DatabaseOptions,
     ) -> Result<Engine, BoltError> {
+        let options = self.cached(options);
         if self.real {
             return Engine::open(path, options);
         }
@@ -135,7 +172,7 @@ impl Disk {
         let options = Options {
             no_sync: true,
             page_size: Some(page_size),
-            cache_bytes: options.cache_bytes,
+            cache_bytes: self.cached(options).cache_bytes,
             ..Options::default()
         };
         let db = if self.real {

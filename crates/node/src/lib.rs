@@ -10,7 +10,7 @@ pub mod corruption;
 pub mod disk;
 pub mod engine;
 mod error;
-mod idgen;
+pub mod idgen;
 pub mod leases;
 pub mod port;
 mod published;
@@ -180,12 +180,13 @@ impl Node {
         let remotes = recovered.remotes.clone();
         let transfers = Arc::new(Transfers::default());
         let watch = SyncWatch::new(now);
-        let ids = IdGenerator::new(member_id, unix_ms);
+        let chance = chance(unix_ms);
+        let ids = recovered.request_ids(unix_ms, chance);
         let store = Arc::clone(recovered.applier.store());
         let election_timeout = config.election_timeout();
         let cluster_id = recovered.cluster_id;
         let restarted = recovered.restarted;
-        let stages = assemble(&config, recovered, unix_ms, ids.next() << 8, now)?;
+        let stages = assemble(&config, recovered, chance, chance >> 1, now)?;
         let engine = Arc::clone(&stages.commit.engine);
         let handler = Arc::new(PeerHandler {
             member_id,
@@ -827,6 +828,12 @@ impl Drop for Withdrawal<'_> {
 /// An ID as etcd prints it.
 pub fn hex(id: u64) -> String {
     format!("{id:x}")
+}
+
+/// Another number at every start, whatever the clock says.
+fn chance(unix_ms: u64) -> u64 {
+    // Without the system's randomness the clock has to do.
+    getrandom::u64().unwrap_or(unix_ms << 20 | u64::from(std::process::id()))
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {

@@ -42,6 +42,7 @@ use prost::Message;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::engine::Engine;
+use crate::idgen::IdGenerator;
 use crate::{resolve, rewrite, versions};
 
 /// Why a member cannot start. Nothing on disk was changed, unless the text says so.
@@ -171,6 +172,14 @@ pub struct Recovered {
     pub remotes: Vec<Member>,
 }
 
+impl Recovered {
+    /// What gives ids to this life's requests: see [`IdGenerator::new`].
+    pub fn request_ids(&self, unix_ms: u64, chance: u64) -> IdGenerator {
+        let log = self.restarted.then(|| self.storage.log());
+        IdGenerator::new(self.member_id, unix_ms, log, chance)
+    }
+}
+
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StartError {
     let path = path.to_owned();
     move |source| StartError::Io {
@@ -187,7 +196,7 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Start
 /// What the system says, with the path; what is wrong with the flags.
 pub fn make_folders(config: &Config) -> Result<(), StartError> {
     use std::os::unix::fs::PermissionsExt as _;
-    if !is_initialized(config) {
+    if !is_initialized(config)? {
         listed(config)?;
     }
     let make = |path: &Path| {
@@ -336,8 +345,11 @@ impl FileFacts {
 }
 
 /// Whether this member has run before.
-pub fn is_initialized(config: &Config) -> bool {
-    Wal::exists(&config.wal_dir())
+///
+/// # Errors
+/// The folder of its log cannot be looked into.
+pub fn is_initialized(config: &Config) -> Result<bool, StartError> {
+    Ok(Wal::exists(&config.wal_dir())?)
 }
 
 /// Starts from what is on disk; founds or joins when nothing is. `remote` is what a running cluster
@@ -359,12 +371,14 @@ pub fn recover_on(
     remote: Option<RemoteCluster>,
 ) -> Result<Recovered, StartError> {
     let database = config.database();
-    let initialized = Wal::exists_on(&**disk.fs(), &config.wal_dir());
-    if initialized && !disk.exists(&database) {
+    let initialized = Wal::exists_on(&**disk.fs(), &config.wal_dir())?;
+    let exists = disk.exists(&database).map_err(io("open", &database))?;
+    if initialized && !exists {
         return Err(StartError::DatabaseMissing(database));
     }
     // The file is written before the log is made, so emptiness is damage; opening would fill it.
-    if initialized && disk.is_empty(&database) {
+    let is_empty = disk.is_empty(&database);
+    if initialized && is_empty.map_err(io("read", &database))? {
         return Err(StartError::Damaged(format!(
             "{} is empty, although the write-ahead log is there",
             database.display()
@@ -741,7 +755,7 @@ fn adopt_received(
     applied: u64,
 ) -> Result<Engine, StartError> {
     let received = config.snap_dir().join(snap::snap_db_name(index));
-    if !disk.exists(&received) {
+    if !disk.exists(&received).map_err(io("open", &received))? {
         return Err(StartError::SnapshotMissing {
             path: config.database(),
             applied,

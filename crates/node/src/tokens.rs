@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ferrite_apply::TokenChange;
+use ferrite_mutate::mutation;
 use parking_lot::Mutex;
 
 /// How often tokens are looked through for those that are over.
@@ -24,6 +25,30 @@ struct State {
     /// By their letters.
     tokens: BTreeMap<String, Token>,
     sweep_at: Option<Instant>,
+}
+
+/// What has to be known before anybody can say whose a token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Here {
+    /// Index applied on this member.
+    pub applied: u64,
+    /// Index committed, as far as this member knows.
+    pub committed: u64,
+    /// All that was committed when the token was shown is applied here.
+    pub asked: bool,
+}
+
+/// Whose a token is, or what to do before that is asked again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// This user's.
+    User(String),
+    /// Nobody's, or nobody's any more.
+    Nobody,
+    /// Wait until the token's index is applied: it is on its way, with a leader or without.
+    Apply,
+    /// Wait as a linearizable read does.
+    Quorum,
 }
 
 /// The tokens of this member.
@@ -44,7 +69,7 @@ impl Tokens {
     }
 
     /// Follows what has been applied.
-    pub(crate) fn follow(&self, changes: Vec<TokenChange>, now: Instant) {
+    pub fn follow(&self, changes: Vec<TokenChange>, now: Instant) {
         let mut state = self.state.lock();
         if state.sweep_at.is_none_or(|at| at <= now) {
             state.sweep_at = Some(now + SWEEP_INTERVAL);
@@ -62,11 +87,32 @@ impl Tokens {
                     let ends = now + self.ttl;
                     state.tokens.insert(prefix, Token { user, index, ends });
                 }
+                TokenChange::DroppedUser(_) if mutation!("tokens-outlive-users") => {}
                 TokenChange::DroppedUser(user) => {
                     state.tokens.retain(|_, token| token.user != user);
                 }
                 TokenChange::DroppedAll => state.tokens.clear(),
             }
+        }
+    }
+
+    /// Looks a token up. It may have been given out by a member that is further than this one, so that its index has
+    /// to be applied here first. Whoever was given it knows that its entry is committed: an index beyond all that the
+    /// leader has committed by now was given to nobody, where the original waits until the caller gives up.
+    pub fn look(&self, prefix: &str, index: u64, here: Here, now: Instant) -> Look {
+        if here.applied < index && !here.asked && !mutation!("tokens-do-not-wait") {
+            return if index <= here.committed {
+                Look::Apply
+            } else {
+                Look::Quorum
+            };
+        }
+        match self.user_of(prefix, index, now) {
+            Some(user) => Look::User(user),
+            // Members that count as etcd since 3.5.3 name the index before: the entry itself may still be on
+            // its way, and is here once all that is committed is.
+            None if here.applied == index && !here.asked => Look::Quorum,
+            None => Look::Nobody,
         }
     }
 
@@ -77,7 +123,8 @@ impl Tokens {
     pub fn user_of(&self, prefix: &str, index: u64, now: Instant) -> Option<String> {
         let mut state = self.state.lock();
         let token = state.tokens.get_mut(prefix)?;
-        if token.ends <= now || index.abs_diff(token.index) > 1 {
+        let over = token.ends <= now && !mutation!("tokens-live-for-ever");
+        if over || index.abs_diff(token.index) > 1 {
             return None;
         }
         token.ends = now + self.ttl;

@@ -4,8 +4,12 @@
 
 use std::time::Duration;
 
-use ferrite_membership::transition::{self, DowngradeError, TooOld, UnsupportedStorage};
+use ferrite_membership::transition::{
+    self, DowngradeError, StuckDowngrade, TooOld, UnsupportedStorage,
+};
 use ferrite_membership::{Cluster, Member, Version};
+use ferrite_mutate::mutation;
+use ferrite_mvcc::Backend;
 use ferrite_mvcc::schema::{self, Bucket};
 use ferrite_peer::{Dialer, HttpClient, get_json};
 use ferrite_proto::etcdserverpb::InternalRaftRequest;
@@ -49,14 +53,10 @@ pub(crate) async fn decide(node: &Node) {
         return;
     }
     let cluster = node.published().get_cluster();
-    let lowest = member_versions(node, &cluster)
-        .await
-        .into_iter()
-        .min()
-        .flatten();
-    let next = match transition::next_cluster_version(&cluster, lowest) {
+    let versions = member_versions(node, &cluster).await;
+    let (next, request) = match decision(&cluster, versions) {
         Ok(None) => return,
-        Ok(Some(next)) => next,
+        Ok(Some(decided)) => decided,
         Err(error) => {
             tracing::error!(error = %error, "Failed to monitor cluster version");
             return;
@@ -73,16 +73,70 @@ pub(crate) async fn decide(node: &Node) {
             "updating cluster version using v3 API"
         ),
     }
-    let request = InternalRaftRequest {
-        cluster_version_set: Some(ClusterVersionSetRequest {
-            ver: next.to_string(),
-        }),
-        ..InternalRaftRequest::default()
-    };
     match node.propose(request).await {
         Ok(_) => tracing::info!("cluster-version" = %short(next), "cluster version is updated"),
         Err(error) => tracing::warn!(error = %error, "failed to update cluster version"),
     }
+}
+
+/// The version that the cluster is to get now, and the request for it, by what its members say of theirs (`None`: one
+/// says nothing).
+///
+/// # Errors
+/// [`StuckDowngrade`].
+pub fn decision(
+    cluster: &Cluster,
+    versions: impl IntoIterator<Item = Option<Version>>,
+) -> Result<Option<(Version, InternalRaftRequest)>, StuckDowngrade> {
+    let lowest = versions.into_iter().min().flatten();
+    let next = transition::next_cluster_version(cluster, lowest)?;
+    Ok(next.map(|next| {
+        let request = InternalRaftRequest {
+            cluster_version_set: Some(ClusterVersionSetRequest {
+                ver: next.to_string(),
+            }),
+            ..InternalRaftRequest::default()
+        };
+        (next, request)
+    }))
+}
+
+/// The request that begins a downgrade, or ends one.
+pub fn downgrade_request(target: Option<Version>) -> InternalRaftRequest {
+    InternalRaftRequest {
+        downgrade_info_set: Some(DowngradeInfoSetRequest {
+            enabled: target.is_some(),
+            ver: target.map_or_else(String::new, |target| target.to_string()),
+        }),
+        ..InternalRaftRequest::default()
+    }
+}
+
+/// The layout of a database: what it says of itself, and 3.5 if it says nothing but has `applied` anything.
+pub fn layout(backend: &Backend, applied: bool) -> Option<Version> {
+    let read = |name: &str| backend.get(Bucket::Meta, name.as_bytes()).ok().flatten();
+    if let Some(stored) = read(schema::STORAGE_VERSION) {
+        return std::str::from_utf8(&stored).ok()?.parse().ok();
+    }
+    (applied || read(schema::TERM).is_some()).then_some(transition::STORAGE_VERSION_BEFORE)
+}
+
+/// The layout that a database of this one must get now; `None` when it stays.
+///
+/// # Errors
+/// [`UnsupportedStorage`].
+pub fn next_layout(
+    stored: Version,
+    cluster: &Cluster,
+) -> Result<Option<Version>, UnsupportedStorage> {
+    let decided = |version: &Version| *version != transition::UNDECIDED;
+    let Some(version) = cluster.version.filter(decided) else {
+        return Ok(None);
+    };
+    if mutation!("layout-stays-above") && version < stored {
+        return Ok(None);
+    }
+    transition::next_storage_version(OWN, stored, version)
 }
 
 /// A cluster's version as it is shown to people: without the patch it never has.
@@ -128,20 +182,14 @@ async fn server_version(node: &Node, member: &Member) -> Option<Version> {
 /// Brings the layout of the database to the cluster's version.
 pub(crate) fn follow_with_storage(node: &Node) {
     let cluster = node.published().get_cluster();
-    let Some(version) = cluster
-        .version
-        .filter(|version| *version != transition::UNDECIDED)
-    else {
-        return;
-    };
     let Some(stored) = node.storage_version() else {
         return;
     };
-    match transition::next_storage_version(OWN, stored, version) {
+    match next_layout(stored, &cluster) {
         Ok(None) => {}
         Ok(Some(next)) => {
             tracing::info!(
-                "cluster-version" = %version,
+                "cluster-version" = %cluster.version.unwrap_or(next),
                 "storage-version" = %stored,
                 "cluster version differs from storage version."
             );
@@ -287,13 +335,8 @@ impl Node {
 
     /// The layout of the database: what it says of itself, and 3.5 if it says nothing but has applied anything.
     pub fn storage_version(&self) -> Option<Version> {
-        let backend = self.store().backend();
-        let read = |name: &str| backend.get(Bucket::Meta, name.as_bytes()).ok().flatten();
-        if let Some(stored) = read(schema::STORAGE_VERSION) {
-            return std::str::from_utf8(&stored).ok()?.parse().ok();
-        }
-        let applied = self.published().get_progress().term != 0 || read(schema::TERM).is_some();
-        applied.then_some(transition::STORAGE_VERSION_BEFORE)
+        let applied = self.published().get_progress().term != 0;
+        layout(self.store().backend(), applied)
     }
 
     /// Whether the cluster can be downgraded to this version; answers the cluster's version.
@@ -344,13 +387,7 @@ impl Node {
     }
 
     async fn set_downgrade(&self, target: Option<Version>) -> Result<(), Error> {
-        let request = InternalRaftRequest {
-            downgrade_info_set: Some(DowngradeInfoSetRequest {
-                enabled: target.is_some(),
-                ver: target.map_or_else(String::new, |target| target.to_string()),
-            }),
-            ..InternalRaftRequest::default()
-        };
+        let request = downgrade_request(target);
         self.propose(request).await.map(drop)
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use ferrite_mutate::mutation;
 use ferrite_mvcc::{Changes, Error as StoreError, Store};
 use ferrite_proto::mvccpb::KeyValue;
 use ferrite_watch::{Create, Delivery, Limits, Refusal, Registry, Stats, StreamId, Work};
@@ -173,7 +174,8 @@ impl WatchStream {
     pub fn create(&self, create: &Create) -> (Result<i64, Refusal>, i64) {
         let mut state = self.hub.0.state.lock();
         let current = self.hub.0.store.current_revision();
-        let id = state.registry.create(self.id, create, current);
+        let skipped = i64::from(mutation!("now-is-later"));
+        let id = state.registry.create(self.id, create, current + skipped);
         // for the header: never less than what the watcher was told apart by
         let current = current.max(state.registry.published());
         let woken = state.woken();
@@ -280,8 +282,16 @@ impl WatchStream {
         }
     }
 
-    /// What a key was just before a revision; `None` also when that is compacted.
-    pub fn previous(&self, key: &[u8], revision: i64) -> Option<KeyValue> {
-        self.hub.0.store.get(key, revision).ok().flatten()
+    /// What a key was at a revision; `None` also when that is compacted.
+    ///
+    /// # Errors
+    /// [`WatchError::Damaged`]: it was there, and cannot be read.
+    pub fn previous(&self, key: &[u8], revision: i64) -> Result<Option<KeyValue>, WatchError> {
+        match self.hub.0.store.get(key, revision) {
+            Ok(found) => Ok(found),
+            Err(StoreError::Damaged(_)) if mutation!("unreadable-is-absent") => Ok(None),
+            Err(StoreError::Damaged(reason)) => Err(WatchError::Damaged(reason)),
+            Err(StoreError::Compacted | StoreError::FutureRevision) => Ok(None),
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! The core against conversations written down in files: our own, and those of etcd-io/raft if they are
-//! at hand next to the repository.
+//! at hand: in the folder that `FERRITE_RAFT_SCRIPTS` names, or next to the repository.
 //!
 //! `RAFT_SCRIPTS_REWRITE=1` writes the outputs into our own scripts; read the difference before you keep
 //! it.
@@ -31,8 +31,11 @@ fn our_scripts() {
     check(&paths);
 }
 
-/// Where the scripts of etcd-io/raft lie if they are at hand: beside the repository.
+/// Where the scripts of etcd-io/raft lie if they are at hand.
 fn reference() -> PathBuf {
+    if let Some(folder) = std::env::var_os("FERRITE_RAFT_SCRIPTS") {
+        return folder.into();
+    }
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/raft-testdata")
 }
 
@@ -40,15 +43,20 @@ fn reference() -> PathBuf {
 fn reference_scripts() {
     let paths = script::scripts(&reference());
     if paths.is_empty() {
-        eprintln!("SKIPPED: reference scripts: no raft-testdata next to the repository");
+        let named = std::env::var_os("FERRITE_RAFT_SCRIPTS");
+        assert!(named.is_none(), "no scripts in {}", reference().display());
+        eprintln!(
+            "SKIPPED: reference scripts: no raft-testdata next to the repository, and FERRITE_RAFT_SCRIPTS is not set"
+        );
         return;
     }
     assert!(
-        paths.len() >= 27,
+        paths.len() >= 28,
         "only {} reference scripts found",
         paths.len()
     );
     check(&paths);
+    eprintln!("{} scripts of etcd-io/raft", paths.len());
 }
 
 /// The table of `scripts/README.md` names scripts that exist, for every one of the reference.

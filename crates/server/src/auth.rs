@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ferrite_auth::{AuthInfo, Error as AuthError, password};
+use ferrite_node::tokens::{Here, Look};
 use ferrite_node::{Error, Node};
 use ferrite_token::jwt::Jwt;
 use tokio::sync::Semaphore;
@@ -285,31 +286,28 @@ fn split_simple(token: &str) -> Option<(&str, u64)> {
     Some((prefix, index.parse().ok().filter(|_| digits)?))
 }
 
-/// Whose simple token this is. It may have been given out by a member that is further than this one,
-/// so that its index has to be applied here first. Whoever was given it knows that its entry is
-/// committed: an index beyond all that the leader has committed by now was given to nobody, where the
-/// original waits until the caller gives up.
+/// Whose simple token this is, once this member can know.
 async fn simple(node: &Node, token: &str) -> Result<Option<String>, Error> {
     let Some((prefix, index)) = split_simple(token) else {
         return Ok(None);
     };
-    if node.applied_index() < index {
-        if index <= node.status().committed() {
-            // On its way, with a leader or without.
-            node.wait_applied_index(index).await?;
-        } else {
-            node.linearizable().await?;
+    let mut asked = false;
+    loop {
+        let here = Here {
+            applied: node.applied_index(),
+            committed: node.status().committed(),
+            asked,
+        };
+        match node.tokens().look(prefix, index, here, Instant::now()) {
+            Look::User(user) => return Ok(Some(user)),
+            Look::Nobody => return Ok(None),
+            Look::Apply => node.wait_applied_index(index).await?,
+            Look::Quorum => {
+                node.linearizable().await?;
+                asked = true;
+            }
         }
     }
-    let applied = node.applied_index();
-    let found = node.tokens().user_of(prefix, index, Instant::now());
-    if found.is_some() || applied != index {
-        return Ok(found);
-    }
-    // Members that count as etcd since 3.5.3 name the index before: the entry itself may still be on
-    // its way, and is here once all that is committed is.
-    node.linearizable().await?;
-    Ok(node.tokens().user_of(prefix, index, Instant::now()))
 }
 
 #[cfg(test)]

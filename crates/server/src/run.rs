@@ -247,7 +247,7 @@ async fn ask_dns(
     let Some(settings) = &config.srv else {
         return Ok(dialed);
     };
-    if recover::is_initialized(node_config) {
+    if recover::is_initialized(node_config)? {
         return Ok(dialed);
     }
     let advertised = config.values.urls("initial-advertise-peer-urls");
@@ -267,7 +267,7 @@ async fn prepare(
     config: &Config,
     node_config: &ferrite_node::Config,
 ) -> Result<recover::Recovered, RunError> {
-    let initialized = recover::is_initialized(node_config);
+    let initialized = recover::is_initialized(node_config)?;
     let remote = if initialized {
         None
     } else {

@@ -127,7 +127,8 @@ pub fn banner(config: &Config) {
     let text = |name: &str| Value::from(values.text(name));
     let span = |name: &str| Value::from(gofmt::duration(values.duration(name)));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let initialized = recover::is_initialized(node);
+    // Where nobody can tell, the start is about to say so.
+    let initialized = recover::is_initialized(node).unwrap_or(false);
     let initial_cluster = match initialized {
         true => "",
         false => node.initial_cluster.as_str(),

@@ -22,6 +22,7 @@ use prost::Message as _;
 use crate::history::{self, Act, Op, Seen};
 use crate::model::{Outcome, Pair, Version};
 use crate::mutation::Mutation;
+use crate::tokens::Token;
 use crate::world::{Event, World};
 
 /// A client gives up after this long.
@@ -63,6 +64,12 @@ pub(crate) struct Pending {
 pub(crate) enum Reading {
     /// To revoke what is over.
     LeasePass { place: usize, life: u64, term: u64 },
+    /// To say whose a token is.
+    Token {
+        life: u64,
+        token: Token,
+        asked: bool,
+    },
     /// To renew a lease though its raft was silent.
     Renewal {
         client: usize,
@@ -184,6 +191,13 @@ impl World {
         };
         let kind = self.rng.range(0, 100);
         let owner = Owner::Client(client);
+        if self.plan.auth {
+            match self.rng.below(20) {
+                0 | 1 if self.model.auth().enabled() => return self.logs_in(place, owner),
+                2..=6 => self.shows_token(place),
+                _ => {}
+            }
+        }
         if kind >= 68 {
             self.client_reads(place, owner, kind);
             return;
@@ -249,6 +263,25 @@ impl World {
         }
     }
 
+    /// The number of a request that a member is about to make. One that an entry bears already may be given out again
+    /// only when nobody can take the one for the other: when that entry is behind this member for good.
+    pub(crate) fn request_id(&mut self, place: usize) -> u64 {
+        // Values are told apart by it.
+        self.next_id += 1;
+        let Some(running) = &self.members[place].running else {
+            return 0;
+        };
+        let id = running.ids.next();
+        let applied = running.stages.apply.applier().progress().index;
+        self.model.forget_behind(id, applied);
+        if self.pending.contains_key(&id) {
+            self.fail(format!(
+                "request {id:x} is waited for, and its number given out again"
+            ));
+        }
+        id
+    }
+
     /// Notes a request that is about to be made; its number.
     pub(crate) fn expect(
         &mut self,
@@ -257,8 +290,7 @@ impl World {
         read: Option<Read>,
         op: Option<usize>,
     ) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
+        let id = self.request_id(place);
         self.pending.insert(
             id,
             Pending {
@@ -462,7 +494,7 @@ impl World {
         }
         self.reading.retain(|_, reading| match reading {
             Reading::LeasePass { place: of, .. } => *of != place,
-            Reading::Renewal { .. } => true,
+            Reading::Renewal { .. } | Reading::Token { .. } => true,
         });
     }
 
@@ -518,6 +550,7 @@ impl World {
                 Err(_) => self.book.unanswered.push((id, op)),
             }
         }
+        self.keeps_token(answer, outcome.index);
         self.stats.count(if outcome.refused.is_some() {
             "writes refused when applied"
         } else {
@@ -534,6 +567,7 @@ impl World {
         if let Some(reading) = self.reading.remove(&id) {
             match reading {
                 Reading::LeasePass { place, life, term } => self.confirmed(place, life, term),
+                Reading::Token { life, token, asked } => self.looks_up(place, life, token, asked),
                 Reading::Renewal {
                     client,
                     lease,
@@ -571,6 +605,10 @@ impl World {
             {
                 self.stats.count("reads of compacted revisions");
                 Ok((0, None))
+            }
+            Err(error) if self.is_read_failure(place, &error.to_string()) => {
+                self.stats.count("reads that the disk refused");
+                return self.refused(id);
             }
             Err(error) => Err(error.to_string()),
         };

@@ -13,12 +13,14 @@ pub fn of(applier: &Applier) -> String {
         .collect();
     let cluster = applier.cluster();
     format!(
-        "leases {leases:?} alarms {:?} auth {:?} members {:?} removed {:?} version {:?}",
+        "leases {leases:?} alarms {:?} auth {:?} members {:?} removed {:?} version {:?} downgrade {:?}",
         applier.alarms().list(AlarmType::None),
         applier.auth().view().state(),
         cluster.members,
         cluster.removed,
-        cluster.version
+        cluster.version,
+        // None, and one that was ended, are the same.
+        ferrite_membership::transition::running(cluster)
     )
 }
 

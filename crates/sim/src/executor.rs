@@ -1,6 +1,7 @@
 //! The executor of effects: what the threads of the driver do, in simulated time, one effect at a
 //! time, with a crash possible before each.
 
+use ferrite_apply::TokenChange;
 use ferrite_mvcc::schema;
 use ferrite_node::Event as NodeEvent;
 use ferrite_node::stage::raft::{ApplyJob, Input, PersistJob, Persisted};
@@ -58,7 +59,7 @@ impl World {
         }
     }
 
-    fn push_apply(&mut self, place: usize, input: apply::Input) {
+    pub(crate) fn push_apply(&mut self, place: usize, input: apply::Input) {
         let Some(running) = self.running(place) else {
             return;
         };
@@ -109,6 +110,9 @@ impl World {
             self.crash(place);
         } else if self.members[place].full {
             self.stats.count("crashes at a full disk");
+            self.crash(place);
+        } else if self.is_read_failure(place, reason) {
+            self.stats.count("crashes at a read");
             self.crash(place);
         } else {
             self.fail(format!("{}: {reason}", name(place)));
@@ -429,7 +433,7 @@ impl World {
                 .step(input, || now, |id| waiting.contains(&id), |_, _, _| {})
             {
                 Ok(effects) => self.execute_apply(place, effects),
-                Err(reason) => self.fail(format!("{} cannot apply: {reason}", name(place))),
+                Err(reason) => self.cannot_apply(place, &reason),
             }
         }
         self.turn(place);
@@ -442,21 +446,50 @@ impl World {
         };
         match running.stages.apply.turn(now) {
             Ok(effects) => self.execute_apply(place, effects),
-            Err(reason) => self.fail(format!("{} cannot go on: {reason}", name(place))),
+            Err(reason) => self.cannot_apply(place, &reason),
         }
     }
 
-    fn execute_apply(&mut self, place: usize, effects: apply::Effects<u64>) {
-        if effects.progress.is_some()
-            && let Err(reason) = self.judge_applied(place)
-        {
-            self.fail(format!("{}: {reason}", name(place)));
+    /// Applying writes to no disk: only what cannot be read may stop it.
+    fn cannot_apply(&mut self, place: usize, reason: &str) {
+        if self.is_read_failure(place, reason) {
+            self.disk_failed(place, reason);
+        } else {
+            self.fail(format!("{} cannot apply: {reason}", name(place)));
+        }
+    }
+
+    fn execute_apply(&mut self, place: usize, mut effects: apply::Effects<u64>) {
+        if effects.progress.is_some() {
+            // What the judge reads must not be what fails.
+            let bad = self.members[place].disk.fail_reads(None);
+            if let Err(reason) = self.judge_applied(place) {
+                self.fail(format!("{}: {reason}", name(place)));
+            }
+            self.members[place].disk.fail_reads(bad);
         }
         let now = self.instant(place);
         if let Some(running) = self.running(place)
             && !effects.leases.is_empty()
         {
             running.leases.follow(&effects.leases, now);
+        }
+        if let Some(running) = self.running(place) {
+            if effects.replace_peers {
+                for (_, moved) in running.tokens_seen.values_mut() {
+                    *moved = true;
+                }
+                running.from_database = running.stages.apply.applier().progress().index;
+            }
+            for change in &effects.tokens {
+                if let TokenChange::Assigned { prefix, .. } = change {
+                    running.tokens_seen.insert(prefix.clone(), (now, false));
+                }
+            }
+            if !effects.tokens.is_empty() {
+                let changes = std::mem::take(&mut effects.tokens);
+                running.tokens.follow(changes, now);
+            }
         }
         for (id, answer) in &effects.answers {
             if !self.goes_on(place) {
@@ -506,8 +539,11 @@ impl World {
         for job in effects.hashes {
             if let Some(running) = self.running(place) {
                 let store = running.stages.apply.applier().store().clone();
-                if let Err(reason) = job.run(&store) {
-                    self.fail(format!("{}: {reason}", name(place)));
+                match job.run(&store) {
+                    Err(reason) if !self.is_read_failure(place, &reason.to_string()) => {
+                        self.fail(format!("{}: {reason}", name(place)));
+                    }
+                    _ => {}
                 }
             }
         }

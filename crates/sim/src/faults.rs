@@ -5,6 +5,9 @@ use ferrite_wal::fs::Fs;
 use crate::plan::Fault;
 use crate::world::{Event, World};
 
+/// What the disk says when it fails to read.
+const READ_FAILURE: &str = "injected failure to read";
+
 impl World {
     pub(crate) fn fault(&mut self) {
         if self.calm_since.is_some() {
@@ -80,10 +83,26 @@ impl World {
                 let lasts = self.rng.range(300_000, 4_000_000);
                 self.after(lasts, Event::Room(place));
             }
+            Fault::BadReads if running => {
+                self.stats.count("read errors armed");
+                self.fail_reads(place, 300);
+            }
             Fault::FlipLog if running => self.flip(place, true),
             Fault::FlipDatabase if running => self.flip(place, false),
             _ => {}
         }
+    }
+
+    /// A member's disk fails to read a few times, after up to so many reads that it does.
+    pub(crate) fn fail_reads(&mut self, place: usize, after_max: u64) {
+        let (after, fail) = (self.rng.range(0, after_max), self.rng.range(1, 4));
+        self.members[place].disk.fail_reads(Some((after, fail)));
+        self.members[place].armed.reads = true;
+    }
+
+    /// Whether this is what came of it: that the disk could not be read is told as it is, and passes for nothing else.
+    pub(crate) fn is_read_failure(&self, place: usize, reason: &str) -> bool {
+        self.members[place].armed.reads && reason.contains(READ_FAILURE)
     }
 
     /// The network falls in two.

@@ -217,8 +217,7 @@ impl World {
         if running.status.is_leader() && running.status.is_fresh(now, tick) {
             self.renew(client, place, lease, asked_us);
         } else if running.status.is_leader() {
-            let id = self.next_id;
-            self.next_id += 1;
+            let id = self.request_id(place);
             self.reading.insert(
                 id,
                 Reading::Renewal {
@@ -312,8 +311,15 @@ impl World {
         };
         self.stats.count("leases expired");
         let clock = &self.members[place].clock;
-        let needs = clock.world(held.ttl_us.saturating_sub(clock.leapt_since(held.since_us)));
+        // What is left of a lease may have been noted by leaders before, by their own clocks.
+        let noted = self.plan.checkpoints;
+        let leapt = (self.members.iter().enumerate())
+            .filter(|(of, _)| noted || *of == place)
+            .map(|(_, member)| member.clock.leapt_since(held.since_us))
+            .sum();
+        let needs = clock.world(held.ttl_us.saturating_sub(leapt));
         let slack = match held.by {
+            _ if noted => SLACK_US + held.ttl_us / 10,
             Some(by) if by != (place, term) => SLACK_US + held.ttl_us / 10,
             _ => 2_000,
         };
@@ -356,8 +362,7 @@ impl World {
             self.confirmed(place, life, term);
             return;
         }
-        let id = self.next_id;
-        self.next_id += 1;
+        let id = self.request_id(place);
         self.reading
             .insert(id, Reading::LeasePass { place, life, term });
         self.linearizable(place, id);
@@ -380,8 +385,7 @@ impl World {
         }
         let retry = now + std::time::Duration::from_micros(RETRY_US);
         for lease in leases.take_expired(now, retry) {
-            let id = self.next_id;
-            self.next_id += 1;
+            let id = self.request_id(place);
             let decided = (lease, self.now, place, term);
             self.book.expiring.insert(id, decided);
             let request = InternalRaftRequest {
@@ -400,8 +404,7 @@ impl World {
         let (checkpoints, _more) = leases.take_notes(now);
         if !checkpoints.is_empty() {
             self.stats.count("notes of remaining times");
-            let id = self.next_id;
-            self.next_id += 1;
+            let id = self.request_id(place);
             let request = InternalRaftRequest {
                 header: Some(own_header(id, &auth)),
                 lease_checkpoint: Some(LeaseCheckpointRequest { checkpoints }),

@@ -21,6 +21,8 @@ mod operator;
 pub mod plan;
 pub mod prng;
 pub mod safety;
+mod tokens;
+mod versions;
 mod watchers;
 pub mod world;
 

@@ -2,6 +2,7 @@
 //! in one thread, and says how to replay what fails.
 #![allow(clippy::print_stdout)] // a program for the command line
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,6 +71,26 @@ struct Sum {
     simulated_us: u64,
 }
 
+std::thread_local! {
+    /// What this thread is at.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Where a panic ends the process (a release build), how to repeat it must be said before.
+fn tell_of_panics(mutation: Option<Mutation>) {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        let seed = SEED.get();
+        if cfg!(panic = "abort") {
+            println!(
+                "seed {seed}: FAILED panicked\nreplay: {}",
+                replay(seed, mutation)
+            );
+        }
+    }));
+}
+
 fn main() -> ExitCode {
     let options = match parse() {
         Ok(options) => options,
@@ -78,6 +99,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    tell_of_panics(options.mutation);
     let began = Instant::now();
     let next = AtomicU64::new(options.start);
     let end = options.start.saturating_add(options.seeds);
@@ -114,6 +136,7 @@ fn main() -> ExitCode {
 }
 
 fn one(seed: u64, options: &Options, sum: &Mutex<Sum>, began: Instant) {
+    SEED.set(seed);
     let report = run(seed, options.mutation);
     let Ok(mut sum) = sum.lock() else { return };
     sum.stats.add(&report.stats);

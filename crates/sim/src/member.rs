@@ -1,7 +1,7 @@
 //! One member of the simulated cluster: its disk, which outlives it, and while it runs its four
 //! production stages with the queues between them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use ferrite_node::Status;
 use ferrite_node::assemble::{Stages, assemble};
 use ferrite_node::disk::Disk;
+use ferrite_node::idgen::IdGenerator;
 use ferrite_node::leases::Leases;
 use ferrite_node::recover::recover_on;
 use ferrite_node::snapshot::Transfers;
 use ferrite_node::stage::{apply, commit, log, raft};
+use ferrite_node::tokens::Tokens;
 use ferrite_node::wait::AppliedIndex;
 use ferrite_node::watch_hub::WatchHub;
 use ferrite_node::{Config, RemoteCluster, StartError, Upkeep};
@@ -41,6 +43,8 @@ pub struct Armed {
     pub quick: bool,
     /// At some file operation: the disk counts.
     pub writes: bool,
+    /// Its disk may not read: the disk counts.
+    pub reads: bool,
 }
 
 /// A member, running or not.
@@ -63,6 +67,8 @@ pub struct Member {
     pub paused_until: u64,
     /// Its clock.
     pub clock: Clock,
+    /// What the calendar on its wall shows, in milliseconds since 1970: anything, and no matter for what runs.
+    pub wall_ms: u64,
     /// A start of it is in the calendar.
     pub starting: bool,
     /// Its disk is full for now.
@@ -109,6 +115,8 @@ pub struct Running {
     pub turn_at: Option<Instant>,
     /// Readers waiting for an index.
     pub applied: AppliedIndex<u64>,
+    /// What gives its requests their ids.
+    pub ids: IdGenerator,
     /// Requests whose clients wait here.
     pub waiting: BTreeSet<u64>,
     /// Databases on their way to others.
@@ -129,6 +137,13 @@ pub struct Running {
     pub leases: Arc<Leases>,
     /// Watchers.
     pub hub: WatchHub,
+    /// Simple tokens.
+    pub tokens: Tokens,
+    /// The same, accounted for a second time: when each was given out here or used last, and whether a database has
+    /// been put in place since, with which it may have ended.
+    pub tokens_seen: BTreeMap<String, (Instant, bool)>,
+    /// Up to here its state came from a database: tokens given out by then are known to others only.
+    pub from_database: u64,
 }
 
 /// Name of a member by its place.
@@ -171,13 +186,14 @@ impl Member {
         Ok(Member {
             id,
             config,
-            seen: Disk::on(fs, plan.segment_bytes),
+            seen: Disk::on(fs, plan.segment_bytes).caching(plan.cache_bytes),
             disk,
             life: 0,
             running: None,
             armed: Armed::default(),
             paused_until: 0,
             clock: Clock::new(Instant::now(), 1000),
+            wall_ms: 1_764_000_000_000,
             starting: false,
             full: false,
             flipped: false,
@@ -217,7 +233,8 @@ impl Member {
                 ..WatchLimits::default()
             },
         );
-        let mut stages = assemble(&self.config, recovered, seed, self.life << 32, now)?;
+        let ids = recovered.request_ids(self.wall_ms, seed);
+        let mut stages = assemble(&self.config, recovered, seed, seed >> 1, now)?;
         stages
             .apply
             .limit_buffers(plan.batch_bytes, plan.batch_bytes.saturating_mul(2));
@@ -235,6 +252,7 @@ impl Member {
             commit: Unfinished::Idle,
             turn_at: None,
             applied: AppliedIndex::new(applied),
+            ids,
             waiting: BTreeSet::new(),
             transfers: Arc::new(Transfers::new(KEEP_LOG)),
             shadow,
@@ -244,6 +262,9 @@ impl Member {
             status,
             leases,
             hub,
+            tokens: Tokens::new(self.config.token_ttl),
+            tokens_seen: BTreeMap::new(),
+            from_database: applied,
         });
         Ok(())
     }
@@ -259,6 +280,7 @@ impl Member {
         }
         self.running = None;
         self.disk.fail_after(None);
+        self.disk.fail_reads(None);
     }
 
     /// A file of the folder of the database, as it is now.
@@ -281,7 +303,7 @@ impl Member {
         file.write_at(0, database)?;
         file.sync()?;
         let target = self.received(index);
-        if !self.seen.exists(&target) {
+        if !self.seen.exists(&target)? {
             fs.rename(&temporary, &target)?;
         }
         fs.sync_dir(&folder)
@@ -320,7 +342,7 @@ pub fn config(place: usize, initial_cluster: String, plan: &Plan) -> Config {
         peer_read_timeout: Duration::from_secs(5),
         peer_write_timeout: Duration::from_secs(5),
         peer_connections_max: 100,
-        token_ttl: Duration::from_secs(300),
+        token_ttl: Duration::from_micros(plan.token_ttl_us),
         warn_apply: Duration::from_millis(100),
         dialer: Default::default(),
         upkeep: Upkeep {

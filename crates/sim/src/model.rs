@@ -6,7 +6,7 @@ mod auth;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use ferrite_membership::ConfChangeContext;
+use ferrite_membership::{ConfChangeContext, Version as ClusterVersion};
 use ferrite_proto::etcdserverpb::{
     AlarmRequest, AlarmType, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest,
     PutRequest, RangeRequest, RequestHeader, TxnRequest, alarm_request::AlarmAction,
@@ -102,6 +102,8 @@ pub struct Model {
     /// ID → whether it is a learner.
     members: BTreeMap<u64, bool>,
     removed: BTreeSet<u64>,
+    version: Option<ClusterVersion>,
+    downgrade: Option<String>,
 }
 
 impl Default for Model {
@@ -118,6 +120,8 @@ impl Default for Model {
             auth: Auth::default(),
             members: BTreeMap::new(),
             removed: BTreeSet::new(),
+            version: None,
+            downgrade: None,
         }
     }
 }
@@ -168,6 +172,17 @@ impl Model {
     /// Alarms after that entry.
     pub fn alarms(&self) -> &BTreeSet<(i32, u64)> {
         &self.alarms
+    }
+
+    /// The cluster's version after that entry.
+    pub fn version(&self) -> Option<ClusterVersion> {
+        self.version
+    }
+
+    /// The version that the cluster must come to by itself: that of its programs, or what it is downgraded to.
+    pub fn version_to_be(&self, programs: ClusterVersion) -> ClusterVersion {
+        let target = self.downgrade.as_ref().and_then(|to| to.parse().ok());
+        target.unwrap_or(programs.without_patch())
     }
 
     /// All keys ever written.
@@ -264,6 +279,17 @@ impl Model {
             Ok(News::default())
         } else {
             self.execute(entry)
+        }
+    }
+
+    /// A request gets this number: one that had it before and was applied up to here is a matter of the past.
+    pub fn forget_behind(&mut self, id: u64, applied: u64) {
+        if self
+            .outcomes
+            .get(&id)
+            .is_some_and(|old| old.index <= applied)
+        {
+            self.outcomes.remove(&id);
         }
     }
 
@@ -367,10 +393,15 @@ impl Model {
             self.alarm(alarm);
             return Ok(self.done(false, 0));
         }
-        if request.lease_checkpoint.is_some()
-            || request.cluster_member_attr_set.is_some()
-            || request.cluster_version_set.is_some()
-        {
+        if let Some(set) = &request.cluster_version_set {
+            self.version = set.ver.parse().ok();
+            return Ok(self.done(false, 0));
+        }
+        if let Some(set) = &request.downgrade_info_set {
+            self.downgrade = set.enabled.then(|| set.ver.clone());
+            return Ok(self.done(false, 0));
+        }
+        if request.lease_checkpoint.is_some() || request.cluster_member_attr_set.is_some() {
             return Ok(self.done(false, 0));
         }
         if let Some(put) = &request.put {
@@ -419,7 +450,7 @@ impl Model {
             self.revision += i64::from(count > 0);
             news.revoked = Some((revoke.id, header.id));
             Ok(self.done(count > 0, 0))
-        } else if let Some(done) = self.auth.execute(request, header) {
+        } else if let Some(done) = self.auth.execute(request, header, self.log.len() as u64) {
             done.map(|()| self.done(false, 0))
         } else {
             Err("a request that the simulator does not make".into())

@@ -50,7 +50,7 @@ const OUTSIDE: [Mutation; 10] = [
 ];
 
 /// Those made inside it, at a `mutation!` of this name.
-const INSIDE: [&str; 27] = [
+const INSIDE: [&str; 42] = [
     "append-without-term-check",
     "vote-twice",
     "vote-for-shorter-log",
@@ -78,6 +78,21 @@ const INSIDE: [&str; 27] = [
     "full-queue-drops",
     "progress-while-behind",
     "reuse-under-readers",
+    "leader-reads-alone",
+    "users-stay-at-install",
+    "future-watch-hears-past",
+    "now-is-later",
+    "history-after-compaction",
+    "txn-tells-twice",
+    "unreadable-log-is-none",
+    "unreadable-is-absent",
+    "ids-by-the-clock-alone",
+    "confirm-by-any-answer",
+    "layout-stays-above",
+    "downgrade-unsaved",
+    "tokens-outlive-users",
+    "tokens-live-for-ever",
+    "tokens-do-not-wait",
 ];
 
 impl Mutation {

@@ -130,12 +130,18 @@ impl World {
             .and_then(|snapshot| snapshot.metadata.as_ref())
             .map_or(0, |metadata| metadata.index);
         let mut database = Vec::new();
+        let mut unread = false;
         if let Err(error) = view.tx().write_to(&mut database) {
-            self.fail(format!("copying the database to a member: {error}"));
-            return;
+            if !self.is_read_failure(from, &error.to_string()) {
+                self.fail(format!("copying the database to a member: {error}"));
+                return;
+            }
+            self.stats.count("databases that the disk did not give");
+            unread = true;
         }
-        let lost =
-            self.cut[from][to] || (self.calm_since.is_none() && self.rng.per_mille(self.plan.loss));
+        let lost = unread
+            || self.cut[from][to]
+            || (self.calm_since.is_none() && self.rng.per_mille(self.plan.loss));
         let mut ok = !lost && self.members[to].running.is_some();
         let member = self.members[from].id;
         if ok && self.knows_as_removed(to, member) {
@@ -155,6 +161,7 @@ impl World {
                     self.crash(to);
                 }
                 Err(_) if self.members[to].full => ok = false,
+                Err(error) if self.is_read_failure(to, &error.to_string()) => ok = false,
                 Err(error) => self.fail(format!("saving a received database: {error}")),
             }
         }

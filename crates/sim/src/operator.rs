@@ -18,6 +18,9 @@ use crate::clients::Owner;
 use crate::member;
 use crate::world::{Event, MEMBERS_MAX, World};
 
+/// Acts until there are users, and authentication is on.
+const FOUNDING: usize = 5;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Operator {
@@ -45,8 +48,12 @@ impl World {
             self.switch_off();
             return;
         }
+        // Tokens want users, and authentication that is on.
+        if self.plan.auth && self.operator.step < FOUNDING {
+            return self.change_users();
+        }
         let reconfigures = self.plan.reconfigures;
-        match self.rng.below(14) {
+        match self.rng.below(16) {
             0 | 1 => self.hand_over(),
             2 => self.defragment(),
             3 | 4 if reconfigures => self.add(true),
@@ -55,6 +62,7 @@ impl World {
             8 if reconfigures => self.remove_some(),
             9..=12 if self.plan.auth => self.change_users(),
             13 => self.lift_alarms(),
+            14 | 15 if self.plan.downgrades => self.downgrade(),
             _ => {}
         }
     }
@@ -68,7 +76,7 @@ impl World {
         }
     }
 
-    fn asks(&mut self, place: usize, request: InternalRaftRequest) {
+    pub(crate) fn asks(&mut self, place: usize, request: InternalRaftRequest) {
         let id = self.propose_as(place, Owner::Operator, request, None);
         self.operator.asked = Some(id);
     }
@@ -208,8 +216,14 @@ impl World {
         }
         let id = ids[self.rng.below(ids.len())];
         let learner = cluster.member(id).is_some_and(|found| found.is_learner);
+        let cluster_of_two = cluster.voters().count() == 2;
         if !learner && (cluster.voters().count() < 2 || !cluster.is_ready_to_remove_voter(id)) {
             return;
+        }
+        // The last of two may stand still for ever when the other one led, was removed and has the longer log.
+        let leads = self.leader().map(|leader| self.members[leader].id);
+        if cluster_of_two && leads == Some(id) {
+            return self.hand_over();
         }
         self.remove(place, id);
     }
@@ -287,11 +301,13 @@ impl World {
         self.operator.step += 1;
         let kind = if founding < 4 {
             founding
+        } else if founding + 1 == FOUNDING {
+            12
         } else {
-            4 + self.rng.below(14)
+            4 + self.rng.below(17)
         };
         match kind {
-            0 => request.auth_user_add = Some(user_add("root")),
+            0 => request.auth_user_add = Some(self.user_add("root")),
             1 => {
                 request.auth_user_grant_role = Some(pb::AuthUserGrantRoleRequest {
                     user: "root".into(),
@@ -301,7 +317,7 @@ impl World {
             2 | 4 => {
                 request.auth_role_add = Some(pb::AuthRoleAddRequest { name: role });
             }
-            3 | 5 => request.auth_user_add = Some(user_add(&user)),
+            3 | 5 => request.auth_user_add = Some(self.user_add(&user)),
             6 | 7 => {
                 request.auth_user_grant_role = Some(pb::AuthUserGrantRoleRequest { user, role });
             }
@@ -329,6 +345,13 @@ impl World {
                 request.auth_user_revoke_role =
                     Some(pb::AuthUserRevokeRoleRequest { name: user, role });
             }
+            17..=19 => {
+                request.auth_user_change_password = Some(pb::AuthUserChangePasswordRequest {
+                    name: user,
+                    hashed_password: self.hash(),
+                    ..pb::AuthUserChangePasswordRequest::default()
+                });
+            }
             _ if self.rng.per_mille(500) => {
                 request.auth_user_delete = Some(pb::AuthUserDeleteRequest { name: user });
             }
@@ -336,6 +359,25 @@ impl World {
         }
         self.stats.count("changes of users asked for");
         self.asks(place, request);
+    }
+
+    fn user_add(&mut self, name: &str) -> pb::AuthUserAddRequest {
+        let no_password = self.rng.per_mille(300);
+        pb::AuthUserAddRequest {
+            name: name.into(),
+            hashed_password: if no_password {
+                String::new()
+            } else {
+                self.hash()
+            },
+            options: Some(UserAddOptions { no_password }),
+            ..pb::AuthUserAddRequest::default()
+        }
+    }
+
+    /// Of a password that nobody had before, as requests carry it.
+    fn hash(&mut self) -> String {
+        format!("{:016x}", self.rng.draw())
     }
 
     /// A member puts its name into the cluster, as it does at every start.
@@ -367,14 +409,6 @@ impl World {
             ..InternalRaftRequest::default()
         };
         self.propose_as(place, Owner::Member, request, None);
-    }
-}
-
-fn user_add(name: &str) -> pb::AuthUserAddRequest {
-    pb::AuthUserAddRequest {
-        name: name.into(),
-        options: Some(UserAddOptions { no_password: true }),
-        ..pb::AuthUserAddRequest::default()
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Plan {
     pub batch_interval_us: u64,
     /// Bytes after which a batch is frozen, and at twice that many apply waits.
     pub batch_bytes: usize,
+    /// Pages of the database in memory: when there are few, serving reads the disk.
+    pub cache_bytes: usize,
     /// Length of a log segment.
     pub segment_bytes: u64,
     /// Members that crash just after they have voted, to come back at once.
@@ -55,6 +57,10 @@ pub struct Plan {
     pub reconfigures: bool,
     /// Whether the operator makes users and switches authentication.
     pub auth: bool,
+    /// How long a token lives without being used.
+    pub token_ttl_us: u64,
+    /// Whether the operator begins and ends downgrades.
+    pub downgrades: bool,
     /// Bytes that the database may have, if there is a limit.
     pub quota_bytes: Option<u64>,
     /// How far a clock may be off, per thousand.
@@ -74,7 +80,7 @@ pub struct Plan {
 }
 
 /// Number of kinds of fault.
-pub const FAULTS: usize = 15;
+pub const FAULTS: usize = 16;
 
 /// Something that goes wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +115,8 @@ pub enum Fault {
     FlipLog,
     /// As that, with a bit of the header of its database.
     FlipDatabase,
+    /// A member's disk cannot read a few times, and then can again.
+    BadReads,
 }
 
 const KINDS: [Fault; FAULTS] = [
@@ -127,6 +135,7 @@ const KINDS: [Fault; FAULTS] = [
     Fault::FullDisk,
     Fault::FlipLog,
     Fault::FlipDatabase,
+    Fault::BadReads,
 ];
 
 impl Plan {
@@ -177,6 +186,11 @@ impl Plan {
             } else {
                 rng.range(200, 3_000) as usize
             },
+            cache_bytes: if rng.per_mille(600) {
+                8 << 20
+            } else {
+                rng.range(0, 200_000) as usize
+            },
             segment_bytes: rng.range(3_000, 60_000),
             ambush: if rng.per_mille(500) {
                 0
@@ -194,6 +208,8 @@ impl Plan {
             operate_us: rng.per_mille(850).then(|| rng.range(200_000, 1_500_000)),
             reconfigures: rng.per_mille(600),
             auth: rng.per_mille(300),
+            token_ttl_us: rng.range(800_000, 10_000_000),
+            downgrades: rng.per_mille(250),
             quota_bytes: rng.per_mille(150).then(|| rng.range(30_000, 120_000)),
             drift: if rng.per_mille(300) {
                 0

@@ -121,8 +121,13 @@ impl World {
                 Ok(Step::Again) => Ok(true),
                 Ok(Step::Deliver(deliveries)) => {
                     deliveries.iter().try_fold(true, |on, delivery| {
-                        Ok(self.delivered(watcher, delivery, &stream)? && on)
+                        Ok(on && self.delivered(watcher, delivery, place, &stream)?)
                     })
+                }
+                // The stream ends, and is opened again from where it was.
+                Err(error) if self.is_read_failure(place, &error.to_string()) => {
+                    self.stats.count("streams that the disk ended");
+                    return true;
                 }
                 Err(error) => Err(error.to_string()),
             };
@@ -143,6 +148,7 @@ impl World {
         &mut self,
         watcher: usize,
         delivery: &Delivery,
+        place: usize,
         stream: &WatchStream,
     ) -> Result<bool, String> {
         let Watcher {
@@ -193,8 +199,16 @@ impl World {
                 }
                 if prev {
                     let find = |key: &[u8], revision| stream.previous(key, revision);
-                    for (sent, event) in batch.to_proto(selection, Some(&find)).iter().zip(&events)
-                    {
+                    let sent = match batch.to_proto_with_previous(selection, &find) {
+                        Ok(sent) => sent,
+                        // Nothing of it was sent: the stream ends.
+                        Err(error) if self.is_read_failure(place, &error.to_string()) => {
+                            self.stats.count("streams that the disk ended");
+                            return Ok(false);
+                        }
+                        Err(error) => return Err(error.to_string()),
+                    };
+                    for (sent, event) in sent.iter().zip(&events) {
                         let before = event.kv.mod_revision - 1;
                         let first = event.kind == EventKind::Put
                             && event.kv.create_revision == event.kv.mod_revision;

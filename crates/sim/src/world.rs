@@ -23,6 +23,7 @@ use crate::operator::Operator;
 use crate::plan::{Plan, Stats};
 use crate::prng::Prng;
 use crate::safety::Safety;
+use crate::tokens::Token;
 use crate::watchers::Watcher;
 
 /// Members there may ever be, those removed included.
@@ -89,6 +90,8 @@ pub(crate) enum Event {
     Watch(usize),
     /// The operator's next move.
     Operate,
+    /// A member looks at the cluster's version.
+    Versions(usize, u64),
     /// A member publishes its name, unless it has.
     Publish(usize, u64),
     /// A member starts again.
@@ -128,6 +131,8 @@ pub struct World {
     pub(crate) book: LeaseBook,
     pub(crate) watchers: Vec<Watcher>,
     pub(crate) operator: Operator,
+    /// Tokens that clients hold.
+    pub(crate) tokens: Vec<Token>,
     pub(crate) next_id: u64,
     /// The largest revision any client has seen.
     pub(crate) frontier: i64,
@@ -166,6 +171,7 @@ impl World {
             book: LeaseBook::default(),
             watchers: Vec::new(),
             operator: Operator::default(),
+            tokens: Vec::new(),
             next_id: 1,
             frontier: 0,
             calm_since: None,
@@ -276,6 +282,10 @@ impl World {
             }
         }
         self.note(self.model.last_index());
+        let failed_reads = (self.members.iter())
+            .map(|member| member.disk.failed_reads())
+            .sum();
+        self.stats.add_to("reads that failed", failed_reads);
         Report {
             simulated_us: self.now,
             stats: self.stats,
@@ -404,6 +414,7 @@ impl World {
             Event::LeasePass(place, life) => self.lease_pass(place, life),
             Event::Watch(watcher) => self.watcher_moves(watcher),
             Event::Operate => self.operate(),
+            Event::Versions(place, life) => self.look_at_versions(place, life),
             Event::Publish(place, life) => self.publish(place, life),
             Event::Start(place) => self.start(place),
             Event::Leave(place, life) => self.leaves(place, life),
@@ -523,7 +534,8 @@ impl World {
         let mut remote = None;
         let disk = &self.members[place].disk;
         let wal = self.members[place].config.wal_dir();
-        if place >= self.plan.founders && !ferrite_wal::Wal::exists_on(disk, &wal) {
+        let founded = ferrite_wal::Wal::exists_on(disk, &wal);
+        if place >= self.plan.founders && !founded.unwrap_or(false) {
             let Some(cluster) = self.remote(place) else {
                 self.start_after(place, 200_000);
                 return;
@@ -551,6 +563,11 @@ impl World {
             self.members[place].disk.fail_after(Some(operations));
             self.members[place].armed.writes = true;
         }
+        if self.calm_since.is_none() && self.rng.per_mille(100) {
+            let after_max = [4, 60][self.rng.below(2)];
+            self.fail_reads(place, after_max);
+        }
+        self.wall_clock(place);
         let (seed, now) = (self.rng.draw(), self.instant(place));
         let plan = self.plan.clone();
         match self.members[place].start(seed, &plan, now, remote) {
@@ -562,7 +579,12 @@ impl World {
                 self.after(first, Event::Tick(place, life));
                 self.after(first + 300_000, Event::Publish(place, life));
                 self.after(first + 500_000, Event::LeasePass(place, life));
+                self.after(first + 400_000, Event::Versions(place, life));
                 self.schedule_turn(place);
+            }
+            Err(error) if self.is_read_failure(place, &format!("{error:?}")) => {
+                self.stats.count("starts refused by a read");
+                self.crash(place);
             }
             Err(_) if armed => {
                 self.stats.count("crashes during recovery");
@@ -577,6 +599,26 @@ impl World {
                 self.members[place].gone = true;
             }
             Err(error) => self.fail(format!("{} cannot start: {error}", member::name(place))),
+        }
+    }
+
+    /// What the clock on a member's wall shows when it starts: mostly the time, which may have been set back, and with
+    /// some the same as at the start before, for nothing keeps it while the power is off.
+    fn wall_clock(&mut self, place: usize) {
+        let kind = self.rng.range(0, 1000);
+        let (true_ms, back) = (
+            1_764_000_000_000 + self.now / 1000,
+            self.rng.range(1, 9_000),
+        );
+        let member = &mut self.members[place];
+        member.wall_ms = match kind {
+            0..150 => member.wall_ms,
+            150..250 => true_ms - back,
+            250..300 => true_ms + back,
+            _ => true_ms,
+        };
+        if kind < 300 && member.life > 0 {
+            self.stats.count("clocks on the wall that were wrong");
         }
     }
 
@@ -611,6 +653,7 @@ impl World {
             member.armed.effects = None;
             let was_full = std::mem::replace(&mut member.full, false);
             member.disk.leave_room(None);
+            member.disk.fail_reads(None);
             if !member.armed.writes && !was_full {
                 continue;
             }
@@ -644,14 +687,17 @@ impl World {
                         && !running.stages.apply.applier().store().compaction_pending()
                 })
             })
+            && self.versions_are_settled()
     }
 
     fn describe(&self) -> String {
         let last = self.model.last_index();
         let mut text = format!(
-            "committed {last}, {} requests open, {} leases left, members {:x?}",
+            "committed {last}, {} requests open, {} leases left, version {:?} settled {}, members {:x?}",
             self.pending.len(),
             self.model.leases().len(),
+            self.model.version(),
+            self.versions_are_settled(),
             self.model.members()
         );
         for (place, member) in self.members.iter().enumerate() {

@@ -2,7 +2,8 @@
 //!
 //! For simulators and crash tests. Data survives a crash in whole 512-byte sectors; names made,
 //! renamed or removed survive in order up to some point, unless their directory was synced. A
-//! countdown makes the n-th changing operation fail, after which the write may have happened in part.
+//! countdown makes the n-th changing operation fail, after which the write may have happened in part;
+//! another one makes reads fail, for a while.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -96,6 +97,9 @@ struct State {
     next_id: FileId,
     /// Changing operations left before one fails.
     countdown: Option<u64>,
+    /// Reading operations left before some fail, and how many will.
+    bad_reads: Option<(u64, u64)>,
+    failed_reads: u64,
     /// Bytes by which files may still grow.
     room: Option<u64>,
     operations: u64,
@@ -121,6 +125,20 @@ impl State {
                 return Err(io::Error::other("injected failure"));
             }
             *left -= 1;
+        }
+        Ok(())
+    }
+
+    /// Counts a reading operation, and has it fail when it is its turn.
+    fn look(&mut self) -> io::Result<()> {
+        match &mut self.bad_reads {
+            Some((left @ 1.., _)) => *left -= 1,
+            Some((_, fail @ 1..)) => {
+                *fail -= 1;
+                self.failed_reads += 1;
+                return Err(io::Error::other("injected failure to read"));
+            }
+            _ => self.bad_reads = None,
         }
         Ok(())
     }
@@ -171,6 +189,8 @@ impl MemFs {
             pending: Vec::new(),
             next_id: 1,
             countdown: None,
+            bad_reads: None,
+            failed_reads: 0,
             room: None,
             operations: 0,
             rng: seed | 1,
@@ -186,6 +206,17 @@ impl MemFs {
     /// fails all after them, until called again; `None` lifts the limit.
     pub fn fail_after(&self, operations: Option<u64>) {
         self.state().countdown = operations;
+    }
+
+    /// Lets this many reading operations (read, length, list, open of what is there) succeed, and has the `fail` after
+    /// them fail: a place that cannot be read now and can be read again. `None` lifts it. Answers what was set before.
+    pub fn fail_reads(&self, after: Option<(u64, u64)>) -> Option<(u64, u64)> {
+        std::mem::replace(&mut self.state().bad_reads, after)
+    }
+
+    /// How many reading operations have failed so far.
+    pub fn failed_reads(&self) -> u64 {
+        self.state().failed_reads
     }
 
     /// Lets files grow by so many bytes more; then the disk is full until this is called again. `None` lifts
@@ -220,11 +251,12 @@ impl MemFs {
     }
 
     /// The power goes: every open file is dead, locks are gone, and of what was not synced each sector
-    /// is kept or lost by chance. The countdown is lifted.
+    /// is kept or lost by chance. The countdowns are lifted.
     pub fn crash(&self) {
         let mut state = self.state();
         state.life += 1;
         state.countdown = None;
+        state.bad_reads = None;
         let ids: Vec<FileId> = state.inodes.keys().copied().collect();
         for id in ids {
             let mode = state.random() % 4;
@@ -330,6 +362,7 @@ impl MemFile {
 impl LogFile for MemFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.with(|state| {
+            state.look()?;
             let inode = self.inode(state)?;
             let start = (offset as usize).min(inode.data.len());
             let len = buf.len().min(inode.data.len() - start);
@@ -384,7 +417,10 @@ impl LogFile for MemFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.with(|state| Ok(self.inode(state)?.data.len() as u64))
+        self.with(|state| {
+            state.look()?;
+            Ok(self.inode(state)?.data.len() as u64)
+        })
     }
 
     fn try_lock(&self) -> io::Result<()> {
@@ -417,7 +453,10 @@ impl Fs for MemFs {
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn LogFile>> {
         let mut state = self.state();
         let id = match (state.names.files.get(path).copied(), how) {
-            (Some(id), Open::Read | Open::Write) => id,
+            (Some(id), Open::Read | Open::Write) => {
+                state.look()?;
+                id
+            }
             (None, Open::Read | Open::Write) => return Err(not_found()),
             (Some(id), Open::Create | Open::CreateShared) => {
                 state.change()?;
@@ -452,10 +491,11 @@ impl Fs for MemFs {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let state = self.state();
+        let mut state = self.state();
         if !state.names.dirs.contains(dir) {
             return Err(not_found());
         }
+        state.look()?;
         let names = state
             .names
             .files

@@ -105,7 +105,10 @@ impl SnapDir {
         Ok(names)
     }
 
-    /// The newest readable snapshot of which the log has a record. Files that do not read are set aside.
+    /// The newest sound snapshot of which the log has a record. Damaged files are set aside.
+    ///
+    /// # Errors
+    /// What the disk says.
     pub fn load_newest_matching(&self, records: &[walpb::Snapshot]) -> Result<Loaded, Error> {
         self.search(|at| {
             records
@@ -114,7 +117,10 @@ impl SnapDir {
         })
     }
 
-    /// The newest readable snapshot. Files that do not read are set aside.
+    /// The newest sound snapshot. Damaged files are set aside.
+    ///
+    /// # Errors
+    /// What the disk says.
     pub fn load_newest(&self) -> Result<Loaded, Error> {
         self.search(|_| true)
     }
@@ -129,6 +135,8 @@ impl SnapDir {
                     break;
                 }
                 Ok(_) => {}
+                // It may be sound, and readable the next time.
+                Err(error @ Error::Io { .. }) => return Err(error),
                 Err(error) => {
                     let mut aside = path.clone().into_os_string();
                     aside.push(".broken");

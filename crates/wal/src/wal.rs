@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ferrite_metrics::Metrics;
+use ferrite_mutate::mutation;
 use ferrite_proto::{etcdserverpb, raftpb, walpb};
 use prost::Message;
 
@@ -120,18 +121,30 @@ impl std::fmt::Debug for Wal {
 }
 
 impl Wal {
-    /// Whether the directory holds a log (any file that ends in `.wal`).
-    pub fn exists(dir: &Path) -> bool {
+    /// Whether the directory holds a log (any file that ends in `.wal`). One that cannot be looked into is not one
+    /// without a log: whoever took it for that would found a cluster over what is there.
+    ///
+    /// # Errors
+    /// What the disk says, unless it says that there is no such directory.
+    pub fn exists(dir: &Path) -> Result<bool, Error> {
         Wal::exists_on(&RealFs, dir)
     }
 
     /// [`Wal::exists`] on another file system.
-    pub fn exists_on(fs: &dyn Fs, dir: &Path) -> bool {
-        fs.list(dir).is_ok_and(|names| {
-            names
-                .iter()
-                .any(|name| name.ends_with(crate::names::WAL_SUFFIX))
-        })
+    ///
+    /// # Errors
+    /// As there.
+    pub fn exists_on(fs: &dyn Fs, dir: &Path) -> Result<bool, Error> {
+        let names = match fs.list(dir) {
+            Ok(names) => names,
+            Err(error) if is_absent(&error) || mutation!("unreadable-log-is-none") => {
+                return Ok(false);
+            }
+            Err(error) => return Err(io("list", dir)(error)),
+        };
+        Ok(names
+            .iter()
+            .any(|name| name.ends_with(crate::names::WAL_SUFFIX)))
     }
 
     /// Makes a new log, with a record of the empty snapshot. Everything is written and synced in
@@ -154,7 +167,7 @@ impl Wal {
         options: Options,
     ) -> Result<Wal, Error> {
         let fs = options.fs.clone();
-        if Wal::exists_on(&*fs, dir) {
+        if Wal::exists_on(&*fs, dir)? {
             return Err(Error::Exists { dir: dir.into() });
         }
         let metadata = metadata.encode_to_vec();
@@ -622,6 +635,12 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// Whether this says that the directory is not there.
+fn is_absent(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
 }
 
 /// `yyyymmdd.hhmmss.micros` in UTC.

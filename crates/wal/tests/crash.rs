@@ -49,7 +49,7 @@ fn run(seed: u64) {
         if random.below(2) == 0 {
             fs.fail_after(Some(random.below(60)));
         }
-        let opened = if Wal::exists_on(&fs, Path::new(DIR)) {
+        let opened = if Wal::exists_on(&fs, Path::new(DIR)).unwrap() {
             match Wal::open(Path::new(DIR), &start(), options(&fs, segment)) {
                 Err(Error::UnexpectedEof { .. }) => Wal::repair_on(&fs, Path::new(DIR))
                     .and_then(|()| Wal::open(Path::new(DIR), &start(), options(&fs, segment))),
@@ -154,7 +154,7 @@ fn a_crash_while_creating_leaves_no_log_or_a_whole_one() {
         fs.fail_after(Some(seed % 16));
         let created = Wal::create(Path::new(DIR), &metadata(), options(&fs, 5000)).is_ok();
         fs.crash();
-        if Wal::exists_on(&fs, Path::new(DIR)) {
+        if Wal::exists_on(&fs, Path::new(DIR)).unwrap() {
             let read = Wal::read_on(&fs, Path::new(DIR), &start());
             assert_eq!(
                 read.expect("a whole log").metadata,

@@ -74,7 +74,21 @@ fn a_directory_holds_one_log() {
     assert!(matches!(open(&fs), Err(Error::Locked { .. })));
     let empty = disk(1);
     assert!(matches!(open(&empty), Err(Error::NotFound { .. })));
-    assert!(!Wal::exists_on(&empty, Path::new(DIR)));
+    assert!(!Wal::exists_on(&empty, Path::new(DIR)).unwrap());
+}
+
+/// Who takes a folder that cannot be looked into for an empty one founds a cluster over what is there.
+#[test]
+fn a_directory_that_cannot_be_read_is_not_one_without_a_log() {
+    let fs = written(&[]);
+    fs.fail_reads(Some((0, 1)));
+    let asked = Wal::exists_on(&fs, Path::new(DIR));
+    assert!(matches!(asked, Err(Error::Io { .. })), "{asked:?}");
+    fs.fail_reads(Some((0, 1)));
+    let made = Wal::create(Path::new(DIR), &metadata(), options(&fs, 99));
+    assert!(matches!(made, Err(Error::Io { .. })));
+    assert!(Wal::exists_on(&fs, Path::new(DIR)).unwrap());
+    open(&fs).expect("the log is as it was");
 }
 
 #[test]

@@ -118,6 +118,23 @@ fn old_and_orphaned_files_go() {
     );
 }
 
+/// It is set aside for damage alone: what cannot be read now may be sound.
+#[test]
+fn a_file_that_cannot_be_read_stays_where_it_is() {
+    let fs = disk(1);
+    let snaps = dir(&fs);
+    for index in [5, 6] {
+        snaps.save(&raft_snapshot(1, index)).expect("saves");
+    }
+    // The folder can be listed, and the file opened.
+    for reads in 1..4 {
+        fs.fail_reads(Some((reads, 1)));
+        snaps.load_newest().expect_err("it cannot be read");
+    }
+    let newest = snaps.load_newest().expect("searches").snapshot;
+    assert_eq!(newest, Some(raft_snapshot(1, 6)));
+}
+
 #[test]
 fn a_crash_leaves_the_whole_file_or_none() {
     let mut kept = 0;

@@ -6,7 +6,7 @@ use ferrite_mvcc::{Event, EventKind};
 use ferrite_proto::mvccpb::{self, KeyValue};
 
 /// Finds what a key was at a revision.
-pub type Previous<'a> = dyn Fn(&[u8], i64) -> Option<KeyValue> + 'a;
+pub type Previous<'a, E> = dyn Fn(&[u8], i64) -> Result<Option<KeyValue>, E> + 'a;
 
 /// Room an event takes beside its key and value.
 const EVENT_OVERHEAD: usize = 64;
@@ -92,34 +92,52 @@ impl Batch {
             .sum()
     }
 
-    /// The selected events as they are sent. With `previous`, which finds what a key was just before
-    /// a revision, they carry the value before; it is asked at most once an event, whoever watches.
-    pub fn to_proto(
+    /// The selected events as they are sent, without the values before.
+    pub fn to_proto(&self, selection: &Selection) -> Vec<mvccpb::Event> {
+        self.select(selection)
+            .map(|(_, event)| mvccpb::Event::from(event.clone()))
+            .collect()
+    }
+
+    /// The selected events with the value before each, by `previous`, which finds what a key was just before a
+    /// revision; it is asked at most once an event that it has answered, whoever watches.
+    ///
+    /// # Errors
+    /// Those of `previous`: a value that cannot be read is not one that was not there.
+    pub fn to_proto_with_previous<E>(
         &self,
         selection: &Selection,
-        previous: Option<&Previous<'_>>,
-    ) -> Vec<mvccpb::Event> {
+        previous: &Previous<'_, E>,
+    ) -> Result<Vec<mvccpb::Event>, E> {
         self.select(selection)
             .map(|(place, event)| {
                 let mut sent = mvccpb::Event::from(event.clone());
-                if let Some(previous) = previous {
-                    sent.prev_kv = self.previous(place, event, previous);
-                }
-                sent
+                sent.prev_kv = self.previous(place, event, previous)?;
+                Ok(sent)
             })
             .collect()
     }
 
-    fn previous(&self, place: usize, event: &Event, find: &Previous<'_>) -> Option<KeyValue> {
+    fn previous<E>(
+        &self,
+        place: usize,
+        event: &Event,
+        find: &Previous<'_, E>,
+    ) -> Result<Option<KeyValue>, E> {
         let kv = &event.kv;
         if event.kind == EventKind::Put && kv.create_revision == kv.mod_revision {
-            return None;
+            return Ok(None);
         }
         let cells = self
             .previous
             .get_or_init(|| self.events.iter().map(|_| OnceLock::new()).collect());
-        let cell = cells.get(place)?;
-        cell.get_or_init(|| find(&kv.key, kv.mod_revision - 1))
-            .clone()
+        let Some(cell) = cells.get(place) else {
+            return Ok(None);
+        };
+        if let Some(known) = cell.get() {
+            return Ok(known.clone());
+        }
+        let found = find(&kv.key, kv.mod_revision - 1)?;
+        Ok(cell.get_or_init(|| found).clone())
     }
 }

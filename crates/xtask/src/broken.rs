@@ -1,12 +1,12 @@
 //! Makes the mistakes of `docs/known-bugs.md` again, one at a time, in a copy of the source, and runs the test that
 //! is named there for each: it has to fail. A test that passes whatever is done to the code proves nothing.
 //!
-//! For what can be broken in one place and is held by a test of one crate; a few are about the order of threads
-//! and stand in no row. Mistakes that need a schedule are
-//! made within the simulator.
+//! For what can be broken in one place and is held by a test of one crate, or by one with real processes, which then
+//! are those of the broken copy; a few are about the order of threads and stand in no row. Mistakes that need a
+//! schedule are made within the simulator.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use crate::error::{Error, Result};
 use crate::run::{cargo, say};
@@ -26,6 +26,11 @@ struct Mistake {
     /// The test program and the test in it.
     test: (&'static str, &'static str),
 }
+
+/// Whose tests start the programs of the copy.
+const WITH_PROCESSES: &str = "ferrite-testkit";
+/// The program that they start.
+const SERVER: &str = "etcd";
 
 const MISTAKES: &[Mistake] = &[
     Mistake {
@@ -65,8 +70,8 @@ const MISTAKES: &[Mistake] = &[
         row: "KB-10",
         what: "a compaction takes the deletion at its own revision",
         file: "crates/mvcc/src/index.rs",
-        from: "self.tombstones.front().map(|g| g.at.saturating_add(1))",
-        to: "self.tombstones.front().map(|g| g.at)",
+        from: "i64::from(!mutation!(\"tombstone-too-early\"))",
+        to: "0",
         package: "ferrite-mvcc",
         test: (
             "compaction",
@@ -113,8 +118,8 @@ const MISTAKES: &[Mistake] = &[
         row: "KB-18",
         what: "what a leader decided in one term counts in the next",
         file: "crates/node/src/stage/raft.rs",
-        from: "if self.raw.is_leader() && self.raw.basic_status().hard_state.term == term {",
-        to: "if self.raw.is_leader() && term > 0 {",
+        from: "self.raw.is_leader() && self.raw.basic_status().hard_state.term == term;",
+        to: "self.raw.is_leader() && term > 0;",
         package: "ferrite-node",
         test: ("in_term", "a_leader_takes_a_proposal_of_its_own_term_only"),
     },
@@ -173,6 +178,60 @@ const MISTAKES: &[Mistake] = &[
         ),
     },
     Mistake {
+        row: "KB-16",
+        what: "a leader answers reads without asking whether it leads",
+        file: "crates/node/src/stage/raft.rs",
+        from: "alone && self.raw.is_leader() && self.raw.entry_term(committed)",
+        to: "self.raw.is_leader() && (alone || true) && self.raw.entry_term(committed)",
+        package: WITH_PROCESSES,
+        test: (
+            "processes",
+            "pause::a_paused_leader_serves_nothing_stale_when_it_goes_on",
+        ),
+    },
+    Mistake {
+        row: "KB-17",
+        what: "a watch of all keys from one on asks for permission on that one only",
+        file: "crates/server/src/service/watch.rs",
+        from: "state.is_range_permitted(who, key, &request.range_end)",
+        to: "state.is_range_permitted(who, key, if request.range_end[..] == [0] { &[] } else { &request.range_end })",
+        package: WITH_PROCESSES,
+        test: ("processes", "auth::callers_are_asked_what_3_7_asks_of_them"),
+    },
+    Mistake {
+        row: "KB-19",
+        what: "a lock is given while the one before it is held",
+        file: "crates/server/src/service/contest.rs",
+        from: "        let Some(last) = before.kvs.first() else {\n",
+        to: "        let Some(last) = before.kvs.first().filter(|_| false) else {\n",
+        package: WITH_PROCESSES,
+        test: (
+            "processes",
+            "known_bugs::kb19_a_transaction_that_asks_for_the_locks_key_is_fenced",
+        ),
+    },
+    Mistake {
+        row: "KB-20",
+        what: "the answer to a watch from now on names a later revision",
+        file: "crates/server/src/service/watch.rs",
+        from: "            header: Some(self.0.header(revision)),\n            watch_id,\n            created: true,",
+        to: "            header: Some(self.0.header(revision + 1)),\n            watch_id,\n            created: true,",
+        package: WITH_PROCESSES,
+        test: (
+            "processes",
+            "known_bugs::kb20_a_watch_from_now_is_resumed_without_a_gap",
+        ),
+    },
+    Mistake {
+        row: "KB-25",
+        what: "connections of members have hours for whatever they send",
+        file: "crates/peer/src/serve.rs",
+        from: "(config.read_timeout, config.write_timeout)",
+        to: "(config.read_timeout * 100_000, config.write_timeout)",
+        package: "ferrite-peer",
+        test: ("http", "idle_and_slow_connections_are_closed"),
+    },
+    Mistake {
         row: "orders-1",
         what: "a reader does not look again before it sleeps",
         file: "crates/node/src/wait.rs",
@@ -195,19 +254,36 @@ const MISTAKES: &[Mistake] = &[
     },
 ];
 
-/// Makes the mistakes whose row is `row`, or all, and runs their tests.
+/// The rows of which this can make a mistake.
+pub fn rows() -> impl Iterator<Item = &'static str> {
+    MISTAKES.iter().map(|mistake| mistake.row)
+}
+
+/// The mistakes that do not fit the source any more: what is to be broken must stand there once.
+pub fn misfits() -> Vec<String> {
+    let fits = |mistake: &&Mistake| {
+        std::fs::read_to_string(root().join(mistake.file))
+            .is_ok_and(|text| text.matches(mistake.from).count() == 1)
+    };
+    let misfits = MISTAKES.iter().filter(|mistake| !fits(mistake));
+    misfits
+        .map(|mistake| format!("{}: {}", mistake.row, mistake.file))
+        .collect()
+}
+
+/// Makes the mistakes of these rows, or all, and runs their tests.
 ///
 /// # Errors
 /// A test that passed, a mistake that does not fit the source any more, or no copy of the source.
-pub fn all(row: Option<&str>) -> Result<()> {
-    let chosen: Vec<&Mistake> = MISTAKES
-        .iter()
-        .filter(|mistake| row.is_none_or(|row| row == mistake.row))
-        .collect();
-    if chosen.is_empty() {
-        let rows: Vec<&str> = MISTAKES.iter().map(|mistake| mistake.row).collect();
+pub fn all(asked: &[String]) -> Result<()> {
+    if asked.iter().any(|row| rows().all(|known| known != row)) {
+        let rows: Vec<&str> = rows().collect();
         return Err(Error::told(format!("there are {}", rows.join(", "))));
     }
+    let chosen: Vec<&Mistake> = MISTAKES
+        .iter()
+        .filter(|mistake| asked.is_empty() || asked.iter().any(|row| row == mistake.row))
+        .collect();
     let copy = target_dir().join("broken");
     let _absent = git(&["worktree", "remove", "--force", &copy.display().to_string()]);
     if !git(&[
@@ -263,17 +339,11 @@ fn noticed(mistake: &Mistake, copy: &Path) -> std::result::Result<(), String> {
     }
     let broken = sound.replace(mistake.from, mistake.to);
     std::fs::write(&path, broken).map_err(|error| error.to_string())?;
-    let (program, test) = mistake.test;
-    let outcome = cargo()
-        .current_dir(copy)
-        .env("CARGO_TARGET_DIR", target_dir())
-        .args(["test", "--locked", "-p", mistake.package, "--test", program])
-        .args(["--", "--exact", test])
-        .stdin(Stdio::null())
-        .output();
+    let outcome = outcome(mistake, copy);
     std::fs::write(&path, sound).map_err(|error| error.to_string())?;
-    let outcome = outcome.map_err(|error| error.to_string())?;
+    let outcome = outcome?;
     let words = String::from_utf8_lossy(&outcome.stdout);
+    let test = mistake.test.1;
     if outcome.status.success() {
         Err(format!("{test} passes all the same"))
     } else if words.contains("test result: FAILED") || words.contains("running 1 test") {
@@ -282,4 +352,46 @@ fn noticed(mistake: &Mistake, copy: &Path) -> std::result::Result<(), String> {
         let words = String::from_utf8_lossy(&outcome.stderr);
         Err(format!("it does not build: {words}"))
     }
+}
+
+/// Runs the test in the copy.
+fn outcome(mistake: &Mistake, copy: &Path) -> std::result::Result<Output, String> {
+    let (program, test) = mistake.test;
+    let mut command = cargo();
+    command
+        .current_dir(copy)
+        .env("CARGO_TARGET_DIR", target_dir())
+        .args(["test", "--locked"])
+        .stdin(Stdio::null());
+    if mistake.package == WITH_PROCESSES {
+        command.env("FERRITE_BIN_DIR", broken_programs(copy)?);
+        command.arg("--workspace");
+    } else {
+        command.args(["-p", mistake.package]);
+    }
+    command.args(["--test", program, "--", "--exact", test]);
+    command.output().map_err(|error| error.to_string())
+}
+
+/// Builds the server of the copy; where it is. It must not stay where the sound one belongs.
+fn broken_programs(copy: &Path) -> std::result::Result<PathBuf, String> {
+    let built = cargo()
+        .current_dir(copy)
+        .env("CARGO_TARGET_DIR", target_dir())
+        .args(["build", "--locked", "--workspace", "--bin", SERVER])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| error.to_string())?;
+    if !built.status.success() {
+        let words = String::from_utf8_lossy(&built.stderr);
+        return Err(format!("it does not build: {words}"));
+    }
+    let programs = target_dir().join("broken-programs");
+    std::fs::create_dir_all(&programs)
+        .and_then(|()| {
+            let from = target_dir().join("debug").join(SERVER);
+            std::fs::rename(from, programs.join(SERVER))
+        })
+        .map_err(|error| format!("{}: {error}", programs.display()))?;
+    Ok(programs)
 }

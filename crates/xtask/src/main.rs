@@ -32,8 +32,8 @@ enum What {
     Fix,
     /// Makes known mistakes in a copy of the source, each of which a test must notice
     Broken {
-        /// One row of docs/known-bugs.md; all without it
-        row: Option<String>,
+        /// Rows of docs/known-bugs.md; all without it
+        rows: Vec<String>,
     },
     /// Licences, bans and sources of what we depend on
     Deny,
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         }
         What::Check => check::check(),
         What::Fix => check::fix(),
-        What::Broken { row } => broken::all(row.as_deref()),
+        What::Broken { rows } => broken::all(&rows),
         What::Deny => deny::deny(),
         What::Clients => clients::ensure().map(|dir| say(&format!("{}", dir.display()))),
         What::Package {

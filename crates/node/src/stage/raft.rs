@@ -231,8 +231,8 @@ pub struct Params {
     pub catchup_entries: u64,
     /// Bytes of durable entries kept in memory for followers that lag; beyond it they get a snapshot.
     pub log_bytes_max: u64,
-    /// Where read-index contexts start counting. Must differ from what an earlier run of this member
-    /// used: a late answer to that run would otherwise confirm a read of this one.
+    /// Where read-index contexts start counting: far from where any earlier run of this member did, which the clock
+    /// does not promise. A late answer to that run would otherwise confirm a read of this one.
     pub first_read_context: u64,
 }
 
@@ -603,6 +603,11 @@ impl<R> RaftStage<R> {
         let Ok(context) = <[u8; 8]>::try_from(context).map(u64::from_le_bytes) else {
             return;
         };
+        // A late answer to an earlier run of this member confirms nothing, whatever its number.
+        let own = self.params.first_read_context < context && context <= self.read_context;
+        if !own && !mutation!("confirm-by-any-answer") {
+            return;
+        }
         // A confirmed round confirms every earlier one: their requests arrived before it began.
         while self
             .rounds
@@ -634,6 +639,7 @@ impl<R> RaftStage<R> {
             !voters.is_joint() && voters.incoming.0.len() == 1 && voters.contains(self.params.id);
         // Until an entry of its own term is committed, a leader's commit index may be behind what was
         // acknowledged before its last restart.
+        let alone = alone || mutation!("leader-reads-alone");
         alone && self.raw.is_leader() && self.raw.entry_term(committed) == Ok(self.raw.term())
     }
 

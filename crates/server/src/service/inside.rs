@@ -195,7 +195,7 @@ impl Watcher {
                     batch,
                     selection,
                     ..
-                } => Some(Heard::Events(revision, batch.to_proto(&selection, None))),
+                } => Some(Heard::Events(revision, batch.to_proto(&selection))),
                 Delivery::Compacted { .. } => Some(Heard::Compacted),
                 Delivery::Progress { .. } => None,
             })

@@ -175,7 +175,8 @@ impl WatchService {
                 deliveries = stream.next() => {
                     for delivery in deliveries.map_err(|error| ended(&error))? {
                         let started = Instant::now();
-                        let events = self.deliver(&stream, delivery, outlet).await;
+                        let delivered = self.deliver(&stream, delivery, outlet).await;
+                        let events = delivered.map_err(|error| ended(&error))?;
                         let took = started.elapsed();
                         metrics.watch_send.observe(took);
                         metrics.watch_send_event.observe(took / events.max(1));
@@ -280,7 +281,15 @@ impl WatchService {
     }
 
     /// Sends it, and says how many events it had.
-    async fn deliver(&self, stream: &WatchStream, delivery: Delivery, outlet: &Outlet) -> u32 {
+    ///
+    /// # Errors
+    /// The stream must end.
+    async fn deliver(
+        &self,
+        stream: &WatchStream,
+        delivery: Delivery,
+        outlet: &Outlet,
+    ) -> Result<u32, WatchError> {
         let response = match delivery {
             Delivery::Events {
                 watch_id,
@@ -291,10 +300,14 @@ impl WatchService {
                 fragment,
             } => {
                 let previous = |key: &[u8], revision| stream.previous(key, revision);
+                let events = match prev_kv {
+                    true => batch.to_proto_with_previous(&selection, &previous)?,
+                    false => batch.to_proto(&selection),
+                };
                 let response = WatchResponse {
                     header: Some(self.0.header(revision)),
                     watch_id,
-                    events: batch.to_proto(&selection, prev_kv.then_some(&previous)),
+                    events,
                     ..WatchResponse::default()
                 };
                 if fragment {
@@ -303,7 +316,7 @@ impl WatchService {
                     for piece in fragments(response, limit) {
                         outlet.send(Ok(piece)).await;
                     }
-                    return events;
+                    return Ok(events);
                 }
                 response
             }
@@ -326,7 +339,7 @@ impl WatchService {
         };
         let events = self.count(&response);
         outlet.send(Ok(response)).await;
-        events
+        Ok(events)
     }
 
     fn count(&self, response: &WatchResponse) -> u32 {

@@ -23,6 +23,10 @@ pub struct Auth {
     revision: u64,
     users: BTreeMap<String, BTreeSet<String>>,
     roles: BTreeMap<String, Vec<Grant>>,
+    /// Users with a password.
+    with_password: BTreeSet<String>,
+    /// At which entries tokens ended: those of a user, or of everybody.
+    ends: Vec<(u64, Option<String>)>,
 }
 
 impl Default for Auth {
@@ -33,6 +37,8 @@ impl Default for Auth {
             revision: 1,
             users: BTreeMap::new(),
             roles: BTreeMap::new(),
+            with_password: BTreeSet::new(),
+            ends: Vec::new(),
         }
     }
 }
@@ -48,6 +54,13 @@ impl Auth {
     /// Whether authentication is on.
     pub fn enabled(&self) -> bool {
         self.enabled
+    }
+
+    /// Whether a token of this user that one entry gave out has ended by another.
+    pub fn token_ended(&self, user: &str, given: u64, applied: u64) -> bool {
+        self.ends.iter().any(|(at, whose)| {
+            (given..=applied).contains(at) && whose.as_ref().is_none_or(|whose| whose == user)
+        })
     }
 
     fn is_root(&self, user: &str) -> bool {
@@ -148,6 +161,7 @@ impl Auth {
         &mut self,
         request: &InternalRaftRequest,
         header: &RequestHeader,
+        index: u64,
     ) -> Option<Result<(), String>> {
         let no = |what: &str| Err(what.to_owned());
         let done = if request.auth_enable.is_some() {
@@ -162,8 +176,28 @@ impl Auth {
             })
         } else if request.auth_disable.is_some() {
             self.is_admin(header).map(|()| {
-                self.revision += u64::from(self.enabled);
+                if self.enabled {
+                    self.revision += 1;
+                    self.ends.push((index, None));
+                }
                 self.enabled = false;
+            })
+        } else if let Some(login) = &request.authenticate {
+            if !self.enabled {
+                no("NotEnabled")
+            } else if self.with_password.contains(&login.name) {
+                Ok(())
+            } else {
+                no("AuthFailed")
+            }
+        } else if let Some(change) = &request.auth_user_change_password {
+            self.is_admin(header).and_then(|()| {
+                if !self.users.contains_key(&change.name) {
+                    return no("UserNotFound");
+                }
+                self.revision += 1;
+                self.ends.push((index, Some(change.name.clone())));
+                Ok(())
             })
         } else if let Some(add) = &request.auth_user_add {
             self.is_admin(header).and_then(|()| {
@@ -171,6 +205,9 @@ impl Auth {
                     return no("UserAlreadyExist");
                 }
                 self.users.insert(add.name.clone(), BTreeSet::new());
+                if !add.options.is_some_and(|options| options.no_password) {
+                    self.with_password.insert(add.name.clone());
+                }
                 self.revision += 1;
                 Ok(())
             })
@@ -182,6 +219,8 @@ impl Auth {
                 if self.users.remove(&delete.name).is_none() {
                     return no("UserNotFound");
                 }
+                self.with_password.remove(&delete.name);
+                self.ends.push((index, Some(delete.name.clone())));
                 self.revision += 1;
                 Ok(())
             })

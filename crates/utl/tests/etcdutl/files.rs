@@ -261,7 +261,7 @@ fn a_restore_that_is_refused_leaves_nothing() {
     );
     assert!(!Path::new(&wal).exists());
     restore(&[&snapshot, "--wal-dir", &wal]).ok();
-    assert!(Wal::exists(Path::new(&wal)));
+    assert!(Wal::exists(Path::new(&wal)).unwrap());
     assert!(!Path::new(&data).join("member/wal").exists());
     assert_eq!(
         restore(&[&snapshot]).fails(1),
@@ -371,7 +371,7 @@ fn killed_at_any_moment_defrag_leaves_a_whole_database_and_restore_no_half_membe
         utl(&["snapshot", "status", &database]).ok();
         let member = Path::new(&restored).join("member");
         if member.exists() {
-            assert!(Wal::exists(&member.join("wal")));
+            assert!(Wal::exists(&member.join("wal")).unwrap());
             assert_eq!(snap::names(&member.join("snap")).unwrap().len(), 1);
             utl(&["snapshot", "status", s(&member.join("snap/db"))]).ok();
         }
