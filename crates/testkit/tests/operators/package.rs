@@ -20,6 +20,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn make(kind: Kind, out: &Path) -> PathBuf {
     let options = Options {
+        linked_whole: false,
         bin_dir: Some(programs()),
         out: Some(out.to_owned()),
         tag: None,
