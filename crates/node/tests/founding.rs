@@ -52,7 +52,7 @@ fn members_that_met_elsewhere_are_in_the_log_as_soon_as_there_is_one() {
             fs.fail_after(Some(operations));
             let founded = recover::recover_on(&disk, &config(MET), None).is_ok();
             fs.crash();
-            let logged = Wal::exists_on(&fs, Path::new(&wal_dir));
+            let logged = Wal::exists_on(&fs, Path::new(&wal_dir)).expect("the folder is read");
             assert!(logged || !founded, "{seed} {operations}: a log has gone");
             let flags = match logged {
                 true => ALONE,
