@@ -219,7 +219,7 @@ pub const FLAGS: &[Flag] = &[
         Kind::Bool,
         "false",
         MEMBER,
-        "Listen on an address whose old connections are not forgotten yet (SO_REUSEADDR); always on.",
+        "Listen on an address whose old connections are not forgotten yet (SO_REUSEADDR). Ferrite always does, whatever is said here.",
     ),
     flag(
         "max-snapshots",
@@ -1423,7 +1423,8 @@ pub fn page() -> String {
     let mut out = String::from(
         "# Flags of `etcd`\n\n\
          Written from the table in `crates/server/src/flags.rs`; a test holds it equal. Each flag can be set as\n\
-         `-x`, `--x`, `--x=v` or `--x v`, and by a variable: `ETCD_` and its name in capitals. With\n\
+         `-x=v`, `--x=v` or `--x v`, and by a variable: `ETCD_` and its name in capitals. One that is true or\n\
+         false is switched on by `--x` alone and off by `--x=false`; after a space no value is read for it. With\n\
          `--config-file` everything comes from the file (YAML or JSON); the key of a flag is its name unless the\n\
          last column says otherwise. Durations are like `100ms` or `1m30s`, in a file whole nanoseconds.\n",
     );

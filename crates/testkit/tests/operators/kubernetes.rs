@@ -237,6 +237,42 @@ fn names_flags_and_probes_fit_each_other() {
     is_sound("etcd-tls.yaml", "https");
 }
 
+/// The backup is made by the members' image and user, with a secret and a volume that the examples have.
+#[test]
+fn the_backup_fits_the_members() {
+    let all = read("backup.yaml");
+    let pod =
+        &object(&all, "CronJob", "etcd-backup")["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    let members = read("etcd-tls.yaml");
+    let member = &object(&members, "StatefulSet", "etcd")["spec"]["template"]["spec"];
+    let (ours, theirs) = (
+        &list(&pod["containers"])[0],
+        &list(&member["containers"])[0],
+    );
+    assert_eq!(ours["image"], theirs["image"]);
+    assert_eq!(pod["securityContext"], member["securityContext"]);
+    assert_eq!(ours["securityContext"], theirs["securityContext"]);
+    let [backups, pki] = list(&pod["volumes"]) else {
+        panic!("{}", pod["volumes"]);
+    };
+    object(
+        &all,
+        "PersistentVolumeClaim",
+        text(&backups["persistentVolumeClaim"]["claimName"]),
+    );
+    assert_eq!(pki["secret"], member["volumes"][0]["secret"]);
+    // Files of the secret are where etcdctl is told that they are.
+    for one in list(&ours["env"]) {
+        let value = text(&one["value"]);
+        if one["name"] == "ETCDCTL_ENDPOINTS" {
+            assert_eq!(value, "https://etcd:2379");
+        } else {
+            assert!(list(&theirs["env"]).contains(one), "{one}");
+        }
+    }
+    assert!(list(&ours["volumeMounts"]).contains(&list(&theirs["volumeMounts"])[1]));
+}
+
 /// A process that ends with the test.
 struct Pod(Child);
 

@@ -309,7 +309,7 @@ unit=/lib/systemd/system/etcd.service
 export $(sed -n 's/^Environment=//p' $unit | sed "s/%H/$(hostname)/")
 set -a; . /etc/default/etcd; set +a
 cd /var/lib/etcd
-exec setpriv --reuid=etcd --regid=etcd --init-groups --no-new-privs $(sed -n 's/^ExecStart=//p' $unit) > /var/log/etcd.log 2>&1
+eval "exec setpriv --reuid=etcd --regid=etcd --init-groups --no-new-privs $(sed -n 's/^ExecStart=//p' $unit)" > /var/log/etcd.log 2>&1
 "#;
 
 #[test]
