@@ -18,7 +18,12 @@ impl World {
         self.judge_watchers();
         for (id, op) in std::mem::take(&mut self.book.unanswered) {
             if let Some(outcome) = self.model.outcome(id) {
-                self.history.hints(op, (outcome.revision, !outcome.changed));
+                // One that was refused is tried last of all: it fits in nowhere.
+                let at = match outcome.refused {
+                    Some(_) => i64::MAX,
+                    None => outcome.revision,
+                };
+                self.history.hints(op, (at, !outcome.changed));
             }
         }
         match self.history.judge() {
