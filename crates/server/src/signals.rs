@@ -1,7 +1,8 @@
 //! What signals do. SIGTERM and SIGINT end the member in order; SIGHUP has read again what can change under
 //! a running member; SIGQUIT writes to the log what every thread and queue is doing, and the member goes on.
+//! SIGUSR1, SIGUSR2 and SIGALRM do nothing, as in a program of Go's; by default each would end the process.
 //!
-//! The last two have a thread of their own: they are wanted most when something else hangs.
+//! SIGHUP and SIGQUIT have a thread of their own: they are wanted most when something else hangs.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -25,6 +26,14 @@ impl Signals {
     /// # Errors
     /// What the system says.
     pub fn new() -> std::io::Result<Self> {
+        for ignored in [
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::alarm(),
+        ] {
+            // What takes the place of the default stays when the stream is dropped.
+            drop(signal(ignored)?);
+        }
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -132,6 +132,8 @@ pub enum Input<R> {
 pub enum ReadFailure {
     /// Another leader took over while they waited.
     LeaderChanged,
+    /// Nobody confirmed a leader for as long as a request may take: whoever waited has been told so.
+    TimedOut,
 }
 
 /// Who leads, as this member sees it.
@@ -473,9 +475,20 @@ impl<R> RaftStage<R> {
         let retry = self.params.read_retry_ticks;
         for round in &mut self.rounds {
             round.ticks_waited += 1;
-            if round.ticks_waited == hold {
-                effects.slow_reads += 1;
-            }
+        }
+        // Rounds are in the order in which they began.
+        while self
+            .rounds
+            .front()
+            .is_some_and(|round| round.ticks_waited >= hold)
+        {
+            let waiters = self.rounds.pop_front().map(|round| round.waiters);
+            effects.slow_reads += 1;
+            effects
+                .reads_failed
+                .push((ReadFailure::TimedOut, waiters.unwrap_or_default()));
+        }
+        for round in &self.rounds {
             if round.ticks_waited.is_multiple_of(retry) {
                 effects.reads_retried.push(round.context);
                 self.raw.read_index(context_bytes(round.context));
