@@ -434,15 +434,8 @@ fn begin(
         if let Some(found) = &remote
             && let Some(own) = cluster.member_by_name(&config.name)
             && found.cluster.id == cluster.id
-            && found
-                .cluster
-                .member(own.id)
-                .is_some_and(|member| !member.client_urls.is_empty())
         {
-            return Err(StartError::Config(format!(
-                "member {:x} has already been bootstrapped",
-                own.id
-            )));
+            founded_already(&found.cluster, own.id)?;
         }
     } else {
         let Some(found) = &remote else {
@@ -505,6 +498,25 @@ fn begin(
         restarted: false,
         remotes,
     })
+}
+
+/// Refuses to found a cluster once more that runs: this member's log would begin anew under an ID that voted
+/// before, or that was removed.
+fn founded_already(running: &Cluster, own: u64) -> Result<(), StartError> {
+    let published = |member: &ferrite_membership::Member| !member.client_urls.is_empty();
+    match running.member(own) {
+        Some(member) if published(member) => Err(StartError::Config(format!(
+            "member {own:x} has already been bootstrapped"
+        ))),
+        // A member publishes itself after all founding members are in its log: if this one is not there,
+        // it was removed.
+        None if running.members.values().any(published) => Err(StartError::Config(format!(
+            "cluster {:x} exists already, and member {own:x} is not one of its members: add it with \
+             etcdctl member add and start it with --initial-cluster-state=existing",
+            running.id
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the entries every founding member starts with, as already committed.

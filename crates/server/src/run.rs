@@ -127,6 +127,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         tracing::info!("distributed tracing setup enabled");
     }
     system::banner(config);
+    system::limits(config);
     let recovered = tokio::select! {
         recovered = async {
             let recovered = prepare(config, &node_config).await?;
@@ -182,6 +183,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         // Nobody listens when the stop has begun already.
         let _stopping = removed_sender.send(());
     }));
+    tokio::spawn(tasks::tell_leaderless(node.clone()));
     tokio::spawn(versions::watch_downgrade(node.clone()));
     tokio::spawn(corruption::watch_newest(node.clone()));
     tokio::spawn(corruption::watch_compactions(node.clone()));
@@ -273,7 +275,9 @@ async fn prepare(
     let remote = if initialized {
         None
     } else {
-        tasks::ask_cluster(&node_config.dialer, &others(node_config)).await
+        // As in the original, whoever founds a cluster finds nobody, which is no news.
+        let tell = !node_config.new_cluster;
+        tasks::ask_cluster(&node_config.dialer, &others(node_config), tell).await
     };
     if let Some(found) = &remote
         && !config.node.new_cluster
