@@ -9,7 +9,7 @@ use ferrite_node::{
     Node, OnFatal, StartError, compactor, corruption, hex, recover, tasks, versions,
 };
 use ferrite_peer::Acceptor;
-use ferrite_tls::TlsInfo;
+use ferrite_tls::{TlsInfo, Use};
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::Config;
@@ -108,6 +108,25 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
             subjects.add_certificates(tls);
         }
     }
+    // A certificate that a member makes itself is checked by nobody.
+    let advertised = |flag: &str, info: &TlsInfo| match info.self_signed {
+        true => Vec::new(),
+        false => signals::encrypted_hosts(&config.values.urls(flag)),
+    };
+    subjects.examine(
+        &client_tls,
+        Use {
+            hosts: advertised("advertise-client-urls", &client_tls),
+            between_members: false,
+        },
+    );
+    subjects.examine(
+        &peer_tls,
+        Use {
+            hosts: advertised("initial-advertise-peer-urls", &peer_tls),
+            between_members: !peer_tls.self_signed,
+        },
+    );
     let shares = room()?;
     let room = Room::new(shares.clients);
     subjects.set_room(&room);

@@ -7,11 +7,12 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ferrite_node::Node;
-use ferrite_tls::ServerTls;
+use ferrite_tls::{ServerTls, TlsInfo, UnixTime, Use, examine};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::debug;
 use crate::door::Loads;
+use crate::flags::Url;
 use crate::room::Room;
 
 /// The signals that end the member.
@@ -57,6 +58,7 @@ pub struct Subjects {
     node: Arc<OnceLock<Node>>,
     room: Arc<OnceLock<Room>>,
     certificates: Arc<Mutex<Vec<Arc<ServerTls>>>>,
+    examined: Arc<Mutex<Vec<(TlsInfo, Use)>>>,
     loads: Loads,
 }
 
@@ -86,6 +88,16 @@ impl Subjects {
         all.push(Arc::clone(tls));
     }
 
+    /// Says what these certificates say and why others will refuse them, now and when they are read again.
+    pub fn examine(&self, info: &TlsInfo, used: Use) {
+        if info.is_empty() {
+            return;
+        }
+        tell(info, &used);
+        let mut all = self.examined.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((info.clone(), used));
+    }
+
     fn report(&self) {
         let lines = debug::report(self.node.get(), self.room.get(), &self.loads);
         tracing::info!(lines = lines.len(), "received SIGQUIT; what is going on:");
@@ -103,9 +115,24 @@ impl Subjects {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        let examined = self
+            .examined
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let good: Vec<bool> = examined
+            .iter()
+            .map(|(info, used)| tell(info, used))
+            .collect();
         for tls in all {
             let file = tls.info().cert_file.clone();
+            let refused = examined
+                .iter()
+                .zip(&good)
+                .any(|((info, _), good)| info.cert_file == file && !good);
             match tls.reload() {
+                // Why others will not take them stands above.
+                Ok(()) if refused => {}
                 Ok(()) => tracing::info!("cert-file" = file, "the certificates can be used"),
                 Err(error) => tracing::warn!(
                     "cert-file" = file,
@@ -115,6 +142,56 @@ impl Subjects {
             }
         }
     }
+}
+
+/// A line for each certificate and each thing that is wrong with it; whether nothing is.
+fn tell(info: &TlsInfo, used: &Use) -> bool {
+    let examined = match examine(info, used, UnixTime::now()) {
+        Ok(examined) => examined,
+        // Told where the files are read to be used.
+        Err(_) => return true,
+    };
+    for found in &examined {
+        tracing::info!(
+            "cert-file" = found.file,
+            "not-before" = found.not_before,
+            "not-after" = found.not_after,
+            "common-name" = found.common_name,
+            names = ?found.names,
+            issuer = found.issuer,
+            "read a certificate"
+        );
+        for fault in &found.faults {
+            tracing::warn!(
+                "cert-file" = found.file,
+                "not-before" = found.not_before,
+                "not-after" = found.not_after,
+                error = fault,
+                "others will refuse the certificate"
+            );
+        }
+        for warning in &found.warnings {
+            tracing::warn!(
+                "cert-file" = found.file,
+                "not-after" = found.not_after,
+                error = warning,
+                "others may refuse the certificate"
+            );
+        }
+    }
+    examined.iter().all(|found| found.faults.is_empty())
+}
+
+/// The hosts of those URLs that are reached encrypted.
+pub fn encrypted_hosts(urls: &[Url]) -> Vec<String> {
+    let mut hosts: Vec<String> = urls
+        .iter()
+        .filter(|url| url.is_encrypted())
+        .filter_map(|url| url.host_port().map(|(host, _)| host.to_owned()))
+        .collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
 }
 
 /// Listens for SIGHUP and SIGQUIT until the process ends.

@@ -12,6 +12,7 @@
 mod check;
 mod client;
 mod error;
+mod examine;
 mod info;
 mod load;
 mod names;
@@ -24,7 +25,9 @@ mod words;
 pub use check::common_name;
 pub use client::{ClientStream, ClientTls};
 pub use error::TlsError;
+pub use examine::{Examined, Use, examine};
 pub use info::TlsInfo;
 pub use names::{Version, check_names};
+pub use rustls::pki_types::UnixTime;
 pub use self_signed::self_signed;
 pub use server::{Accepted, HANDSHAKE_TIMEOUT, Rejected, ServerStream, ServerTls, looks_like_tls};
