@@ -399,14 +399,27 @@ fn read_facts(config: &Config, engine: &Engine) -> Result<FileFacts, StartError>
     FileFacts::read(&*view).map_err(|error| StartError::Damaged(error.to_string()))
 }
 
-/// The members that the flags list, checked as far as they can be without a disk.
-fn listed(config: &Config) -> Result<Vec<(String, String)>, StartError> {
-    let pairs = parse_initial_cluster(&config.initial_cluster).map_err(|error| {
+/// Checks what can be seen of the list of members without asking anybody or resolving a name.
+///
+/// # Errors
+/// [`StartError`], in the original's words.
+pub fn check_list(config: &Config) -> Result<(), StartError> {
+    let pairs = parsed(config)?;
+    Ok(initial::verify_join(&config.name, &pairs)?)
+}
+
+fn parsed(config: &Config) -> Result<Vec<(String, String)>, StartError> {
+    parse_initial_cluster(&config.initial_cluster).map_err(|error| {
         StartError::Config(format!(
             "error setting up initial cluster: {error} (--initial-cluster={})",
             config.initial_cluster
         ))
-    })?;
+    })
+}
+
+/// The members that the flags list, checked as far as they can be without a disk.
+fn listed(config: &Config) -> Result<Vec<(String, String)>, StartError> {
+    let pairs = parsed(config)?;
     if config.new_cluster {
         initial::verify_bootstrap(
             &config.name,

@@ -57,7 +57,10 @@ pub enum RunError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     /// There are too few descriptors.
-    #[error("the limit of open files is {limit}")]
+    #[error(
+        "the limit of open files is {limit}, and more than {} are needed: raise it (LimitNOFILE, ulimit -n)",
+        crate::room::RESERVED
+    )]
     Descriptors {
         /// The limit.
         limit: u64,
@@ -291,6 +294,10 @@ async fn prepare(
     node_config: &ferrite_node::Config,
 ) -> Result<recover::Recovered, RunError> {
     let initialized = recover::is_initialized(node_config);
+    if !initialized && config.discovery.is_none() {
+        // What is wrong with the list itself is told before anybody in it is waited for.
+        recover::check_list(node_config)?;
+    }
     let remote = if initialized {
         None
     } else {
