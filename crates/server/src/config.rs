@@ -356,6 +356,11 @@ pub fn read(values: &Values) -> Result<Config, String> {
     // day the data folder is lost.
     ferrite_membership::parse_initial_cluster(&initial_cluster)
         .map_err(|error| format!("error setting up initial cluster: {error}"))?;
+    if values.bool("unsafe-no-fsync") {
+        warnings.push(
+            "--unsafe-no-fsync: a crash of the machine loses writes that were acknowledged".into(),
+        );
+    }
     let tokens = Tokens::from_flag(values.text("auth-token"))?;
     match &tokens {
         Tokens::Simple => warnings.push("simple token is not cryptographically signed".into()),

@@ -118,6 +118,20 @@ impl Allowed {
         self.common_names.is_empty() && self.hostnames.is_empty()
     }
 
+    /// A line that says who was not let in and who would be.
+    pub(crate) fn tell(&self, der: &CertificateDer<'_>) {
+        let holder = Holder::of(der);
+        let addresses: Vec<String> = holder.ip_addresses.iter().map(IpAddr::to_string).collect();
+        tracing::warn!(
+            "common-name" = holder.common_name,
+            "dns-names" = ?holder.dns_names,
+            "ip-addresses" = ?addresses,
+            "allowed-common-names" = ?self.common_names,
+            "allowed-hostnames" = ?self.hostnames,
+            "a certificate bears none of the names that are allowed"
+        );
+    }
+
     /// Whether this certificate is on the list.
     pub(crate) fn lets_in(&self, der: &CertificateDer<'_>) -> bool {
         if self.everybody() {

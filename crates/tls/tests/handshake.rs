@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use ferrite_testkit::{Paper, Pki, Wanted};
-use ferrite_tls::{ClientTls, Rejected, ServerTls, TlsInfo, UnixTime, Use, Version, examine};
+use ferrite_tls::{
+    ClientTls, MemberStream, Rejected, ServerTls, TlsInfo, UnixTime, Use, Version, examine,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -523,4 +525,50 @@ fn what_others_will_refuse_is_told_beforehand() {
     };
     let shown = examine(&info, &used, UnixTime::now()).expect("a certificate");
     assert!(shown[0].faults.is_empty(), "{shown:?}");
+}
+
+/// What a listening member reads when the dialling one drops its connection, or something between them
+/// breaks it.
+async fn after_a_word(broken: bool) -> std::io::Result<usize> {
+    let scene = scene();
+    let server = ServerTls::new(&scene.server(), &[]).expect("a server");
+    let client = ClientTls::new(&scene.client(None), &[]).expect("a client");
+    let (ours, mut near) = tokio::io::duplex(64 << 10);
+    let (mut far, theirs) = tokio::io::duplex(64 << 10);
+    let (cut, done) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+    let between = async {
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+            () = cut.notified() => {}
+        }
+        drop((near, far));
+    };
+    let serving = async {
+        let accepted = server.accept(theirs).await.expect("accepted");
+        let mut stream = MemberStream::from(accepted.stream);
+        let mut word = [0; 4];
+        stream.read_exact(&mut word).await.expect("a word");
+        if broken {
+            cut.notify_one();
+        } else {
+            done.notify_one();
+        }
+        let read = stream.read(&mut word).await;
+        done.notify_one();
+        read
+    };
+    let dialing = async {
+        let mut stream = client.connect("localhost", ours).await.expect("connected");
+        stream.write_all(b"word").await.expect("written");
+        stream.flush().await.expect("flushed");
+        done.notified().await;
+    };
+    tokio::join!(serving, dialing, between).0
+}
+
+#[tokio::test]
+async fn a_dropped_connection_ends_and_a_broken_one_is_told_in_gos_words() {
+    assert_eq!(after_a_word(false).await.expect("an end"), 0);
+    let broken = after_a_word(true).await.expect_err("a break");
+    assert_eq!(broken.to_string(), "unexpected EOF");
 }
