@@ -667,3 +667,81 @@ impl<R> RaftStage<R> {
 fn context_bytes(context: u64) -> Bytes {
     Bytes::copy_from_slice(&context.to_le_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrite_proto::raftpb::SnapshotMetadata;
+    use ferrite_raft::{Config, ReadOnlyOption};
+
+    /// A member of three that hears of nobody.
+    fn alone() -> RaftStage<u8> {
+        let mut storage = MemStorage::new();
+        let metadata = SnapshotMetadata {
+            conf_state: Some(ConfState {
+                voters: vec![1, 2, 3],
+                ..ConfState::default()
+            }),
+            index: 1,
+            term: 1,
+        };
+        storage
+            .apply_snapshot(Snapshot {
+                metadata: Some(metadata),
+                ..Snapshot::default()
+            })
+            .expect("an empty log takes it");
+        let config = Config {
+            id: 1,
+            election_tick: 10,
+            heartbeat_tick: 1,
+            applied: 1,
+            async_storage_writes: true,
+            max_size_per_msg: u64::MAX,
+            max_committed_size_per_ready: u64::MAX,
+            max_uncommitted_entries_size: u64::MAX,
+            max_inflight_msgs: 16,
+            max_inflight_bytes: u64::MAX,
+            check_quorum: true,
+            pre_vote: true,
+            read_only: ReadOnlyOption::Safe,
+            disable_proposal_forwarding: false,
+            disable_conf_change_validation: false,
+            step_down_on_removal: false,
+            seed: 1,
+        };
+        let raw = RawNode::new(config, storage).expect("a good configuration");
+        let params = Params {
+            id: 1,
+            election_ticks: 10,
+            read_retry_ticks: 5,
+            hold_ticks: 12,
+            catchup_entries: 1,
+            log_bytes_max: 1,
+            first_read_context: 1,
+        };
+        RaftStage::new(raw, HardState::default(), params)
+    }
+
+    #[test]
+    fn a_read_that_nobody_confirms_fails_and_is_not_asked_for_any_more() {
+        let mut stage = alone();
+        let tick = || Input::Tick {
+            disk_stalled: false,
+        };
+        stage.step([Input::Read(7)]);
+        let (mut retried, mut failed, mut slow) = (0, Vec::new(), 0);
+        for ticks in 1..=40 {
+            let effects = stage.step([tick()]);
+            retried += effects.reads_retried.len();
+            slow += effects.slow_reads;
+            for (why, readers) in effects.reads_failed {
+                failed.push((ticks, why, readers));
+            }
+        }
+        // After five ticks and ten.
+        assert_eq!(retried, 2);
+        assert_eq!(failed, [(12, ReadFailure::TimedOut, vec![7])]);
+        assert_eq!(slow, 1);
+    }
+}
