@@ -207,7 +207,7 @@ fn initial_clusters_are_parsed_with_etcds_texts() {
     );
     assert_eq!(
         text("a"),
-        "URL scheme must be http, https, unix, or unixs: "
+        "URL scheme must be http, https, unix, or unixs:  (\"a\" is no member: name=URL is wanted)"
     );
     let listed = pairs(",b=http://b:2,a= http://a:1 ,b=http://[::1]:3,").expect("parses");
     let cluster = Cluster::from_initial_cluster("t", &listed).expect("founds");
