@@ -38,6 +38,16 @@ use crate::observer::Noticed;
 const BACKOFF_MIN: Duration = Duration::from_millis(25);
 /// The longest such pause.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// How long an endpoint that refused the first connection is left alone before it is dialled again; the pause
+/// grows with each refusal. (The original's clients begin at a second and go up to two minutes.)
+const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// By how much it grows.
+const REFUSED_PAUSE_GROWTH: f64 = 1.6;
+/// How far.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(3);
+/// An endpoint to which there was a connection is dialled so many times without such pauses: a member that
+/// restarts is back within seconds, and its clients with it.
+const FAST_REDIALS: u32 = 20;
 /// How long an endpoint that failed is left alone by the dialling in the background.
 const REDIAL_AFTER: Duration = Duration::from_secs(1);
 /// A server's own "deadline exceeded" this close to ours is ours: it was told of it.
@@ -79,6 +89,35 @@ struct Slot {
 struct SlotState {
     sender: Option<SendRequest<Body>>,
     failed_at: Option<Instant>,
+    /// Dials in vain since the last connection.
+    failures: u32,
+    /// Whether there was a connection.
+    established: bool,
+    /// What the last dial failed with.
+    error: String,
+}
+
+impl SlotState {
+    /// The last error, while it is too soon to try again.
+    fn too_soon(&self) -> Option<String> {
+        let failed = self.failed_at?.elapsed();
+        // How long a dial took differs between clients enough that they do not come back all at once.
+        let spread = Duration::from_nanos(u64::from(failed.subsec_nanos() % 1_000) * 50_000);
+        let pause = refused_pause(self.failures, self.established);
+        (!pause.is_zero() && failed < pause + spread).then(|| self.error.clone())
+    }
+}
+
+/// How long to leave an endpoint alone after so many failures.
+fn refused_pause(failures: u32, established: bool) -> Duration {
+    let free = if established { FAST_REDIALS } else { 0 };
+    match failures.saturating_sub(free) {
+        0 => Duration::ZERO,
+        // Beyond that many it has reached its end.
+        counted => REFUSED_PAUSE_MIN
+            .mul_f64(REFUSED_PAUSE_GROWTH.powi(counted.min(20).cast_signed() - 1))
+            .min(REFUSED_PAUSE_MAX),
+    }
 }
 
 /// How one attempt ended.
@@ -233,6 +272,9 @@ impl Slot {
         if let Some(sender) = self.connected() {
             return Ok(sender);
         }
+        if let Some(error) = self.lock().too_soon() {
+            return Err(error);
+        }
         let result = dial::dial(&self.endpoint, config).await;
         if let Err(error) = &result {
             let error = error.clone();
@@ -243,9 +285,13 @@ impl Slot {
             Ok(sender) => {
                 state.sender = Some(sender.clone());
                 state.failed_at = None;
+                state.failures = 0;
+                state.established = true;
             }
-            Err(_) => {
+            Err(error) => {
                 state.sender = None;
+                state.failures = state.failures.saturating_add(1);
+                state.error.clone_from(error);
                 state.failed_at = Some(Instant::now());
             }
         }
@@ -713,6 +759,17 @@ impl Service<Request<Body>> for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_refuses_is_left_alone_longer_and_longer_and_who_was_there_is_not() {
+        let pauses: Vec<u128> = (0..10)
+            .map(|failures| refused_pause(failures, false).as_millis())
+            .collect();
+        assert_eq!(pauses, [0, 100, 160, 256, 409, 655, 1048, 1677, 2684, 3000]);
+        assert_eq!(refused_pause(u32::MAX, false), REFUSED_PAUSE_MAX);
+        assert_eq!(refused_pause(FAST_REDIALS, true), Duration::ZERO);
+        assert_eq!(refused_pause(FAST_REDIALS + 1, true), REFUSED_PAUSE_MIN);
+    }
 
     #[test]
     fn timeouts_survive_the_header() {

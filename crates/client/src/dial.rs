@@ -124,9 +124,19 @@ async fn handshake(endpoint: &Endpoint, config: &Config) -> Result<SendRequest<B
                 "connection error: desc = \"error reading server preface: {}\"",
                 innermost(&error)
             )),
-            Ok(Err(error)) => Err(format!("the server does not speak HTTP/2 ({error})")),
-            _ => Err("the server closed the connection".to_owned()),
+            Ok(Err(error)) => Err(format!("the server does not speak HTTP/2 ({error}){}", perhaps(endpoint))),
+            _ if encrypted => Err("the server closed the connection".to_owned()),
+            // That is how a port that speaks TLS answers clear text.
+            _ => Err(format!("the server closed the connection{}", perhaps(endpoint))),
         },
+    }
+}
+
+/// A hint for whoever wrote http where https is.
+fn perhaps(endpoint: &Endpoint) -> String {
+    match &endpoint.address {
+        Address::Tcp(authority) => format!("; perhaps it speaks TLS: https://{authority}?"),
+        Address::Unix(_) => "; perhaps it speaks TLS: unixs://?".to_owned(),
     }
 }
 
@@ -171,7 +181,9 @@ impl AsyncRead for Listening {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.socket).poll_read(cx, buf);
-        if buf.filled().len() > before && !self.heard.flag.swap(true, Ordering::AcqRel) {
+        // A server's first frame is small, so it begins with a zero; neither an alert of TLS nor HTTP/1 does.
+        let spoke = buf.filled().get(before) == Some(&0);
+        if spoke && !self.heard.flag.swap(true, Ordering::AcqRel) {
             self.heard.notify.notify_waiters();
         }
         poll

@@ -167,7 +167,16 @@ async fn run(arguments: &[Vec<u8>]) -> Result<(), Failure> {
             report::out(help::command(&found.path).as_bytes());
             if let Some(word) = words.first() {
                 // The original prints help and succeeds; at least say what was not understood.
-                report::err(&misnamed(&found.path, &cmd::text(word)));
+                let typed = cmd::text(word);
+                report::err(&misnamed(&found.path, &typed));
+                // A script of an older version that goes on would start an empty member.
+                if commands::moved(&names(&found.path), &typed).is_some() {
+                    return Err(Failure {
+                        code: exit::ERROR,
+                        message: None,
+                        hint: None,
+                    });
+                }
             }
             Ok(())
         }

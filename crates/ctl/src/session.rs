@@ -58,8 +58,10 @@ impl Session {
             base.token = Some(token);
             None
         };
-        let form = Form::parse(&values.text("write-out"))
-            .ok_or_else(|| Failure::new(exit::BAD_FEATURE, "unsupported output format"))?;
+        let form = Form::parse(&values.text("write-out")).ok_or_else(|| Failure {
+            hint: Some("--write-out can be fields, json, protobuf, simple or table.".into()),
+            ..Failure::new(exit::BAD_FEATURE, "unsupported output format")
+        })?;
         let printer = Printer::new(form, values.bool("hex"));
         Ok(Self {
             values,

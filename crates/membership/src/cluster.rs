@@ -93,6 +93,27 @@ impl Cluster {
         }
     }
 
+    fn unequal(&self, existing: &Cluster) -> Error {
+        Error::MemberCountUnequal {
+            configured: self.listed(),
+            running: existing.listed(),
+        }
+    }
+
+    /// The members as a person reads them; one that has not started has no name yet.
+    fn listed(&self) -> Vec<String> {
+        self.members
+            .values()
+            .map(|member| {
+                let name = match member.name.as_str() {
+                    "" => "(not started)",
+                    name => name,
+                };
+                format!("{name}={}", member.peer_urls.join(","))
+            })
+            .collect()
+    }
+
     /// Takes the IDs of a running cluster over into this locally configured one, member by member
     /// with the same peer URLs. `same` compares two lists of URLs (resolving names, if it likes) and
     /// says why they differ; [`initial::same_urls`] compares the text.
@@ -102,7 +123,7 @@ impl Cluster {
         same: &mut initial::SameUrls<'_>,
     ) -> Result<(), Error> {
         if self.members.len() != existing.members.len() {
-            return Err(Error::MemberCountUnequal);
+            return Err(self.unequal(existing));
         }
         let mut local: Vec<Member> = self.members.values().cloned().collect();
         for member in existing.members.values() {
@@ -131,7 +152,7 @@ impl Cluster {
             .map(|member| (member.id, member))
             .collect();
         if members.len() != existing.members.len() {
-            return Err(Error::MemberCountUnequal);
+            return Err(self.unequal(existing));
         }
         self.members = members;
         self.id = existing.id;

@@ -56,8 +56,14 @@ pub enum Error {
     #[error("unknown ConfChange type {0}: a newer version proposed it; upgrade this member")]
     UnknownChange(i32),
     /// The clusters differ in size.
-    #[error("member count is unequal")]
-    MemberCountUnequal,
+    #[error("member count is unequal: the configuration lists {} [{}], the running cluster has {} [{}]",
+        .configured.len(), .configured.join(" "), .running.len(), .running.join(" "))]
+    MemberCountUnequal {
+        /// The members of the local configuration, as `name=URLs`.
+        configured: Vec<String>,
+        /// Those of the running cluster.
+        running: Vec<String>,
+    },
     /// The running cluster has a member that the local configuration has not.
     #[error("PeerURLs: no match found for existing member ({id:x}, [{}]), last resolver error ({detail})", peer_urls.join(" "))]
     NoMatch {

@@ -18,7 +18,17 @@ pub fn parse_initial_cluster(flag: &str) -> Result<Vec<(String, String)>, Error>
             (name.to_owned(), url.to_owned())
         })
         .collect();
-    group(&pairs)?;
+    group(&pairs).map_err(|error| {
+        let bare = flag
+            .split(',')
+            .find(|part| !part.is_empty() && !part.contains('='));
+        match (error, bare) {
+            (Error::Config(text), Some(part)) => Error::Config(format!(
+                "{text} ({part:?} is no member: name=URL is wanted)"
+            )),
+            (error, _) => error,
+        }
+    })?;
     Ok(pairs)
 }
 

@@ -207,7 +207,7 @@ fn initial_clusters_are_parsed_with_etcds_texts() {
     );
     assert_eq!(
         text("a"),
-        "URL scheme must be http, https, unix, or unixs: "
+        "URL scheme must be http, https, unix, or unixs:  (\"a\" is no member: name=URL is wanted)"
     );
     let listed = pairs(",b=http://b:2,a= http://a:1 ,b=http://[::1]:3,").expect("parses");
     let cluster = Cluster::from_initial_cluster("t", &listed).expect("founds");
@@ -266,10 +266,17 @@ fn a_joiner_takes_over_the_running_clusters_ids() {
     assert_eq!(local.member_by_name("y").map(|m| m.id), Some(1));
     assert_eq!(local.id, 9);
     let mut small = Cluster::from_members(0, [member(1)]);
-    assert_eq!(
-        small.validate_and_assign_ids(&running, &mut initial::same_urls),
-        Err(Error::MemberCountUnequal)
+    let refusal = small
+        .validate_and_assign_ids(&running, &mut initial::same_urls)
+        .expect_err("three are not one")
+        .to_string();
+    assert!(
+        refusal.starts_with("member count is unequal: the configuration lists 1 ["),
+        "{refusal}"
     );
+    for member in running.members.values() {
+        assert!(refusal.contains(&member.peer_urls[0]), "{refusal}");
+    }
     let mut wrong = Cluster::from_members(0, [member(1), member(2), member(7)]);
     let refusal = wrong
         .validate_and_assign_ids(&running, &mut initial::same_urls)

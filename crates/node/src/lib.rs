@@ -223,6 +223,7 @@ impl Node {
             watch: watch.clone(),
             tick: config.tick,
             election_timeout,
+            read_timeout: config.request_timeout(),
             heartbeats: Heartbeats::new(config.tick),
             metrics: Arc::clone(&config.metrics),
         };

@@ -413,14 +413,27 @@ fn read_facts(config: &Config, engine: &Engine) -> Result<FileFacts, StartError>
     FileFacts::read(&*view).map_err(|error| StartError::Damaged(error.to_string()))
 }
 
-/// The members that the flags list, checked as far as they can be without a disk.
-fn listed(config: &Config) -> Result<Vec<(String, String)>, StartError> {
-    let pairs = parse_initial_cluster(&config.initial_cluster).map_err(|error| {
+/// Checks what can be seen of the list of members without asking anybody or resolving a name.
+///
+/// # Errors
+/// [`StartError`], in the original's words.
+pub fn check_list(config: &Config) -> Result<(), StartError> {
+    let pairs = parsed(config)?;
+    Ok(initial::verify_join(&config.name, &pairs)?)
+}
+
+fn parsed(config: &Config) -> Result<Vec<(String, String)>, StartError> {
+    parse_initial_cluster(&config.initial_cluster).map_err(|error| {
         StartError::Config(format!(
             "error setting up initial cluster: {error} (--initial-cluster={})",
             config.initial_cluster
         ))
-    })?;
+    })
+}
+
+/// The members that the flags list, checked as far as they can be without a disk.
+fn listed(config: &Config) -> Result<Vec<(String, String)>, StartError> {
+    let pairs = parsed(config)?;
     if config.new_cluster {
         initial::verify_bootstrap(
             &config.name,
@@ -448,15 +461,8 @@ fn begin(
         if let Some(found) = &remote
             && let Some(own) = cluster.member_by_name(&config.name)
             && found.cluster.id == cluster.id
-            && found
-                .cluster
-                .member(own.id)
-                .is_some_and(|member| !member.client_urls.is_empty())
         {
-            return Err(StartError::Config(format!(
-                "member {:x} has already been bootstrapped",
-                own.id
-            )));
+            founded_already(&found.cluster, own.id)?;
         }
     } else {
         let Some(found) = &remote else {
@@ -529,6 +535,25 @@ fn begin(
         restarted: false,
         remotes,
     })
+}
+
+/// Refuses to found a cluster once more that runs: this member's log would begin anew under an ID that voted
+/// before, or that was removed.
+fn founded_already(running: &Cluster, own: u64) -> Result<(), StartError> {
+    let published = |member: &ferrite_membership::Member| !member.client_urls.is_empty();
+    match running.member(own) {
+        Some(member) if published(member) => Err(StartError::Config(format!(
+            "member {own:x} has already been bootstrapped"
+        ))),
+        // A member publishes itself after all founding members are in its log: if this one is not there,
+        // it was removed.
+        None if running.members.values().any(published) => Err(StartError::Config(format!(
+            "cluster {:x} exists already, and member {own:x} is not one of its members: add it with \
+             etcdctl member add and start it with --initial-cluster-state=existing",
+            running.id
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The entries every founding member starts with, as already committed.

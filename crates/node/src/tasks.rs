@@ -14,6 +14,12 @@ use crate::{Error, Event, Node, RemoteCluster, hex, versions};
 
 /// How long another member may take to answer a question about itself.
 pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a member looks whether it has a leader.
+const LEADERLESS_POLL: Duration = Duration::from_secs(1);
+/// When it says for the first time why it has none, or after two election timeouts if those are longer.
+const LEADERLESS_FIRST: Duration = Duration::from_secs(5);
+/// How far apart the lines are after that.
+const LEADERLESS_LINES: Duration = Duration::from_secs(10);
 /// How often it is looked whether the first election can come sooner.
 const ADVANCE_POLL: Duration = Duration::from_millis(20);
 /// How long.
@@ -97,6 +103,76 @@ pub async fn advance_first_election(node: &Node) {
     }
 }
 
+/// Says again and again what a member without a leader waits for. Ends with the runtime.
+pub async fn tell_leaderless(node: Node) {
+    let first = LEADERLESS_FIRST.max(node.config().election_timeout() * 2);
+    let mut since = tokio::time::Instant::now();
+    let mut next = since + first;
+    loop {
+        tokio::time::sleep(LEADERLESS_POLL).await;
+        let now = tokio::time::Instant::now();
+        if node.status().leader() != 0 {
+            since = now;
+            next = now + first;
+        } else if now >= next {
+            next = now + LEADERLESS_LINES;
+            Leaderless::of(&node).log(since.elapsed());
+        }
+    }
+}
+
+/// Whom a member without a leader reaches.
+struct Leaderless {
+    voters: usize,
+    reached: usize,
+    lacking: Vec<String>,
+}
+
+impl Leaderless {
+    fn of(node: &Node) -> Self {
+        let cluster = node.published().get_cluster();
+        let transport = node.transport();
+        let mut found = Leaderless {
+            voters: 0,
+            reached: 0,
+            lacking: Vec::new(),
+        };
+        for member in cluster.members.values().filter(|m| !m.is_learner) {
+            found.voters += 1;
+            if member.id == node.member_id() || transport.active_since(member.id).is_some() {
+                found.reached += 1;
+                continue;
+            }
+            let error = transport.last_error(member.id);
+            found.lacking.push(format!(
+                "{} {} {}: {}",
+                hex(member.id),
+                member.name,
+                member.peer_urls.join(","),
+                error.as_deref().unwrap_or("not tried yet")
+            ));
+        }
+        found
+    }
+
+    fn log(&self, waited: Duration) {
+        let (voters, reached) = (self.voters, self.reached);
+        let needed = voters / 2 + 1;
+        let seconds = waited.as_secs();
+        if reached < needed {
+            tracing::warn!(
+                "members-not-reached" = ?self.lacking,
+                "no leader for {seconds}s: {reached} of {voters} members are reached, {needed} are needed"
+            );
+        } else {
+            tracing::warn!(
+                "members-not-reached" = ?self.lacking,
+                "no leader for {seconds}s: {reached} of {voters} members are reached, which is enough for an election"
+            );
+        }
+    }
+}
+
 /// Follows the node's events and the clock: cluster version, storage version, quota alarm. Ends when
 /// the events do; `removed` is called when the cluster has no place for this member any more.
 pub async fn watch(
@@ -148,26 +224,36 @@ pub async fn raise_alarm(node: &Node, member_id: u64, alarm: AlarmType) {
     }
 }
 
-/// Asks the members behind `urls` what cluster they form. `None` when nobody answers.
-pub async fn ask_cluster(dialer: &Dialer, urls: &[String]) -> Option<RemoteCluster> {
+/// Asks the members behind `urls` what cluster they form. `None` when nobody answers; `tell` says whether
+/// that is worth a line each.
+pub async fn ask_cluster(dialer: &Dialer, urls: &[String], tell: bool) -> Option<RemoteCluster> {
     for url in urls {
-        let urls = std::slice::from_ref(url);
-        let Ok((members, headers)) =
-            get_json::<Vec<Member>>(dialer, urls, "/members", &[], ASK_TIMEOUT).await
-        else {
-            continue;
-        };
-        let id = headers
-            .get("X-Etcd-Cluster-ID")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| u64::from_str_radix(value, 16).ok());
-        if let Some(id) = id
-            && !members.is_empty()
-        {
-            return Some(RemoteCluster {
-                cluster: Cluster::from_members(id, members),
-            });
+        match ask_member(dialer, url).await {
+            Ok(found) => return Some(found),
+            Err(error) if tell => tracing::warn!(
+                address = format!("{url}/members"),
+                error,
+                "failed to get cluster response"
+            ),
+            Err(_) => {}
         }
     }
     None
+}
+
+async fn ask_member(dialer: &Dialer, url: &str) -> Result<RemoteCluster, String> {
+    let urls = [url.to_owned()];
+    let asked = get_json::<Vec<Member>>(dialer, &urls, "/members", &[], ASK_TIMEOUT).await;
+    let (members, headers) = asked.map_err(|error| error.to_string())?;
+    let id = headers
+        .get("X-Etcd-Cluster-ID")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| u64::from_str_radix(value, 16).ok())
+        .ok_or("the answer names no cluster: is this the peer URL of a member?")?;
+    if members.is_empty() {
+        return Err("the member does not know the members of its cluster yet".to_owned());
+    }
+    Ok(RemoteCluster {
+        cluster: Cluster::from_members(id, members),
+    })
 }

@@ -15,6 +15,8 @@ use crate::stats::Counters;
 pub(crate) struct PeerStatus {
     id: u64,
     since: Mutex<Option<Instant>>,
+    /// What failed last, while the member is not reached.
+    error: Mutex<Option<String>>,
     changes: watch::Sender<u64>,
     counters: Arc<Counters>,
     pokes: AtomicU64,
@@ -25,6 +27,7 @@ impl PeerStatus {
         PeerStatus {
             id,
             since: Mutex::new(None),
+            error: Mutex::new(None),
             changes: watch::Sender::new(0),
             counters,
             pokes: AtomicU64::new(0),
@@ -35,6 +38,7 @@ impl PeerStatus {
         let mut since = self.since.lock();
         if since.is_none() {
             *since = Some(Instant::now());
+            *self.error.lock() = None;
             tracing::info!("peer-id" = hex(self.id), "peer became active");
             drop(since);
             self.poke();
@@ -45,6 +49,7 @@ impl PeerStatus {
     pub(crate) fn deactivate(&self, source: &str, action: &str, reason: &str) {
         let error = || format!("failed to {action} {} on {source} ({reason})", hex(self.id));
         let mut since = self.since.lock();
+        *self.error.lock() = Some(reason.to_owned());
         if since.take().is_some() {
             tracing::warn!(
                 "peer-id" = hex(self.id),
@@ -75,6 +80,10 @@ impl PeerStatus {
 
     pub(crate) fn is_active(&self) -> bool {
         self.since.lock().is_some()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.error.lock().clone()
     }
 
     pub(crate) fn active_since(&self) -> Option<Instant> {

@@ -261,6 +261,11 @@ impl Transport {
         self.peer(id)?.status.active_since()
     }
 
+    /// Why the member was not reached when it was last tried; `None` when it is, or was never tried.
+    pub fn last_error(&self, id: u64) -> Option<String> {
+        self.peer(id)?.status.last_error()
+    }
+
     /// Number of members that messages get through to.
     pub fn connected_count(&self) -> usize {
         self.shared

@@ -19,6 +19,7 @@ use crate::listen;
 use crate::log::journal::{self, Journal};
 use crate::log::output::{self, Output};
 use crate::log::rotate::{self, Rotating};
+use crate::log::unrecognized_level;
 use crate::log::{Format, Severity};
 use crate::memory;
 use crate::service::watch::PROGRESS_INTERVAL_MIN;
@@ -129,7 +130,7 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
         false => None,
     };
     let least = Severity::parse(values.text("log-level"))
-        .ok_or_else(|| format!("unrecognized level: {:?}", values.text("log-level")))?;
+        .ok_or_else(|| unrecognized_level(values.text("log-level")))?;
     let format = match values.text("log-format") {
         "json" | "" => Format::Json,
         "console" => Format::Console,
@@ -355,6 +356,11 @@ pub fn read(values: &Values) -> Result<Config, String> {
     // day the data folder is lost.
     ferrite_membership::parse_initial_cluster(&initial_cluster)
         .map_err(|error| format!("error setting up initial cluster: {error}"))?;
+    if values.bool("unsafe-no-fsync") {
+        warnings.push(
+            "--unsafe-no-fsync: a crash of the machine loses writes that were acknowledged".into(),
+        );
+    }
     let tokens = Tokens::from_flag(values.text("auth-token"))?;
     match &tokens {
         Tokens::Simple => warnings.push("simple token is not cryptographically signed".into()),
@@ -701,7 +707,7 @@ mod tests {
         );
         assert_eq!(
             logged(&["--log-level=loud"]),
-            "unrecognized level: \"loud\""
+            "unrecognized level: \"loud\" (it can be debug, info, warn, error, panic or fatal)"
         );
         assert!(
             logged(&["--log-outputs=/nonexistent/x"]).contains("open /nonexistent/x: no such file")

@@ -5,7 +5,7 @@
 //! Words for mistakes are those of Go's YAML and JSON readers.
 
 use crate::features::Features;
-use crate::flags::{FLAGS, Flag, Kind, parse_urls};
+use crate::flags::{FLAGS, Flag, Kind, edits, parse_urls};
 use crate::yaml::{self, Yaml};
 
 /// Largest file that is read: a configuration has a few kilobytes.
@@ -184,6 +184,17 @@ pub enum FileError {
 /// # Errors
 /// [`FileError`], in the original's words.
 pub fn read(path: &str) -> Result<Vec<(&'static str, String)>, FileError> {
+    read_all(path).map(|(settings, _)| settings)
+}
+
+/// What a file sets, and [its unknown keys](unknown_keys).
+pub type Contents = (Vec<(&'static str, String)>, Vec<(String, Option<String>)>);
+
+/// As [`read`], with the keys that set nothing.
+///
+/// # Errors
+/// [`FileError`], in the original's words.
+pub fn read_all(path: &str) -> Result<Contents, FileError> {
     let failed =
         |error: std::io::Error| FileError::Logged(format!("open {path}: {}", in_go(&error)));
     let size = std::fs::metadata(path).map_err(failed)?;
@@ -202,7 +213,83 @@ pub fn read(path: &str) -> Result<Vec<(&'static str, String)>, FileError> {
             "error converting YAML to JSON: yaml: invalid leading UTF-8 octet".to_owned(),
         )
     })?;
-    settings(&text)
+    Ok((settings(&text)?, unknown_keys(&text)))
+}
+
+/// The keys of a text that set nothing, each with what was probably meant. The original passes over them
+/// too; but a slip in `cert-file` would serve without encryption.
+pub fn unknown_keys(text: &str) -> Vec<(String, Option<String>)> {
+    let mut unknown = Vec::new();
+    if let Ok(Yaml::Map(map)) = yaml::parse(text) {
+        for (key, value) in &map {
+            look(&mut unknown, &[], key, value);
+        }
+    }
+    unknown
+}
+
+/// Looks at one key below the sections `above`.
+fn look(
+    unknown: &mut Vec<(String, Option<String>)>,
+    above: &[&'static str],
+    key: &str,
+    value: &Yaml,
+) {
+    let beside = |nested: &&Nested| nested.section.starts_with(above);
+    let inner = NESTED
+        .iter()
+        .filter(beside)
+        .filter_map(|nested| nested.section.get(above.len()))
+        .find(|name| is(name, key));
+    if let Some(name) = inner {
+        let mut path = above.to_vec();
+        path.push(name);
+        if let Yaml::Map(map) = value {
+            for (key, value) in map {
+                look(unknown, &path, key, value);
+            }
+        }
+        return;
+    }
+    let known = match above {
+        [] => top_level(key).is_some(),
+        _ => NESTED
+            .iter()
+            .any(|nested| nested.section == above && is(nested.key, key)),
+    };
+    if known {
+        return;
+    }
+    let dotted = |section: &[&str], key: &str| {
+        let mut path = section.to_vec();
+        path.push(key);
+        path.join(".")
+    };
+    let lower = key.to_ascii_lowercase();
+    // Right but for its place, or a slip.
+    let flag = FLAGS.iter().find(|flag| is(flag.name, key));
+    let elsewhere = flag.and_then(key_of);
+    let meant = elsewhere.or_else(|| {
+        let keys = NESTED
+            .iter()
+            .filter(|nested| nested.section == above)
+            .map(|nested| nested.key);
+        let sections = NESTED
+            .iter()
+            .filter(beside)
+            .filter_map(|nested| nested.section.get(above.len()).copied());
+        let top = FLAGS
+            .iter()
+            .filter(|flag| above.is_empty() && top_level(flag.name).is_some())
+            .map(|flag| flag.name);
+        keys.chain(sections)
+            .chain(top)
+            .map(|name| (edits(&lower, name), name))
+            .min()
+            .filter(|(distance, name)| *distance <= name.len().div_ceil(2).min(3))
+            .map(|(_, name)| dotted(above, name))
+    });
+    unknown.push((dotted(above, key), meant));
 }
 
 /// The system's words as Go writes them: `no such file or directory`.
@@ -450,6 +537,42 @@ mod tests {
             Err(FileError::Logged(why)) => why,
             other => format!("{text:?}: {other:?}"),
         }
+    }
+
+    #[test]
+    fn keys_that_set_nothing_are_named_with_what_was_meant() {
+        let text = "
+name: m0
+cert-file: c
+heartbeet-interval: 5
+client-transport-security:
+  cert-fle: c
+  key-file: k
+client-transport-securty: {cert-file: c}
+discovery-config: {client: {secure: {cert: c, no-such-thing: d}}}
+metrics: basic
+";
+        let unknown = unknown_keys(text);
+        let unknown: Vec<(&str, Option<&str>)> = unknown
+            .iter()
+            .map(|(key, meant)| (key.as_str(), meant.as_deref()))
+            .collect();
+        assert_eq!(
+            unknown,
+            [
+                ("cert-file", Some("client-transport-security.cert-file")),
+                ("heartbeet-interval", Some("heartbeat-interval")),
+                (
+                    "client-transport-security.cert-fle",
+                    Some("client-transport-security.cert-file")
+                ),
+                (
+                    "client-transport-securty",
+                    Some("client-transport-security")
+                ),
+                ("discovery-config.client.secure.no-such-thing", None),
+            ]
+        );
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use ferrite_tls::{Rejected, ServerStream, looks_like_tls};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use ferrite_tls::{HANDSHAKE_TIMEOUT, Rejected, ServerStream, looks_like_tls};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::auth::CertificateName;
@@ -19,6 +19,8 @@ use crate::listen::{Speech, Traffic};
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first line of a request must come to its end within so many bytes: the original's number.
 const LINE_MAX: usize = 4096;
+/// How long whoever is told that TLS is wanted may take to read it.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes read ahead at a time.
 const AHEAD: usize = 1024;
 
@@ -106,6 +108,18 @@ pub async fn establish(
             let first = tokio::time::timeout(patience, socket.first());
             looks_like_tls(first.await.ok()?.ok()?)
         } else {
+            let Ok(first) = tokio::time::timeout(HANDSHAKE_TIMEOUT, socket.first()).await else {
+                turned_away(remote, &because("i/o timeout"));
+                return None;
+            };
+            // Whoever goes, or says something else, is left to the handshake.
+            if first.is_ok_and(|byte| byte.is_ascii_uppercase())
+                && let Ok(Ok(Some(Protocol::Http1))) =
+                    tokio::time::timeout(patience, socket.protocol()).await
+            {
+                refuse_clear_text(socket, remote).await;
+                return None;
+            }
             true
         };
         if encrypted {
@@ -152,6 +166,29 @@ pub async fn establish(
         protocol,
         caller: None,
     })
+}
+
+fn because(error: &str) -> Rejected {
+    Rejected {
+        error: error.to_owned(),
+        ..Rejected::default()
+    }
+}
+
+/// Answers HTTP/1 in clear text where only TLS is spoken, in Go's words.
+async fn refuse_clear_text<IO: AsyncWrite + Unpin>(mut socket: IO, remote: &str) {
+    const ANSWER: &[u8] =
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    let answer = async {
+        socket.write_all(ANSWER).await?;
+        socket.shutdown().await
+    };
+    // Whoever does not take it is gone already.
+    let _taken = tokio::time::timeout(ANSWER_PATIENCE, answer).await;
+    turned_away(
+        remote,
+        &because("tls: first record does not look like a TLS handshake"),
+    );
 }
 
 /// What bytes at the beginning of a connection say.

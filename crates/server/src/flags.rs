@@ -935,6 +935,15 @@ pub enum Note {
     Recognized(String, String),
     /// A variable that sets nothing, with its value.
     Unrecognized(String),
+    /// A key in the file that sets nothing.
+    UnknownKey {
+        /// The file.
+        file: String,
+        /// The key, with the sections around it.
+        key: String,
+        /// What was probably meant.
+        meant: Option<String>,
+    },
     /// `ETCD_VERSION` is no setting, and usual in containers.
     Version(String),
 }
@@ -952,9 +961,22 @@ impl Note {
                 "variable-value" = value,
                 "recognized and used environment variable"
             ),
-            Note::Unrecognized(variable) => tracing::warn!(
-                "environment-variable" = variable,
-                "unrecognized environment variable"
+            Note::Unrecognized(variable) => match meant(variable) {
+                Some(meant) => tracing::warn!(
+                    "environment-variable" = variable,
+                    "did-you-mean" = meant,
+                    "unrecognized environment variable"
+                ),
+                None => tracing::warn!(
+                    "environment-variable" = variable,
+                    "unrecognized environment variable"
+                ),
+            },
+            Note::UnknownKey { file, key, meant } => tracing::warn!(
+                path = file,
+                key,
+                "did-you-mean" = meant.as_deref().unwrap_or_default(),
+                "unknown key in the configuration file; it sets nothing"
             ),
             Note::Version(value) => tracing::warn!(
                 key = "ETCD_VERSION",
@@ -978,6 +1000,16 @@ fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
+/// The variable that was probably meant by `NAME=value`.
+fn meant(variable: &str) -> Option<String> {
+    let name = variable.split('=').next()?.strip_prefix("ETCD_")?;
+    let name = name.to_lowercase().replace('_', "-");
+    let plain = name.strip_prefix("experimental-").and_then(find);
+    let known = plain.map(|flag| flag.name).or_else(|| closest(&name))?;
+    // An empty value sets nothing, whatever its name.
+    (known != name).then(|| self::variable(known))
+}
+
 /// The name of the variable that sets a flag.
 pub fn variable(name: &str) -> String {
     format!("ETCD_{}", name.to_uppercase().replace('-', "_"))
@@ -994,6 +1026,8 @@ impl Values {
     ) -> Result<Self, FlagError> {
         let mut values = Values::default();
         let mut rest = arguments.iter();
+        // The flag before, if it was one without a word of its own.
+        let mut bare = None;
         while let Some(argument) = rest.next() {
             let stripped = argument
                 .strip_prefix("--")
@@ -1005,9 +1039,7 @@ impl Values {
                     Some(argument)
                 };
                 return match first {
-                    Some(first) => {
-                        Err(FlagError::Invalid(format!("{first:?} is not a valid flag")))
-                    }
+                    Some(first) => Err(FlagError::Invalid(stray(first, bare))),
                     None => break,
                 };
             };
@@ -1024,6 +1056,7 @@ impl Values {
                 }
                 return Err(FlagError::Usage(unknown(name)));
             };
+            bare = (value.is_none() && flag.kind == Kind::Bool).then_some(flag.name);
             let value = match (value, flag.kind) {
                 (Some(value), _) => value,
                 (None, Kind::Bool | Kind::Ignored) => "true".to_owned(),
@@ -1067,13 +1100,24 @@ impl Values {
 
     /// Everything from a file.
     fn from_file(path: &str) -> Result<Self, FlagError> {
-        let settings = config_file::read(path).map_err(|error| match error {
-            FileError::Logged(why) => FlagError::Invalid(why),
-            FileError::Bare(why) => FlagError::Bare(why),
+        // The original's words do not say which file it is.
+        let placed = |why: String| match why.contains(path) {
+            true => why,
+            false => format!("{why} (in {path})"),
+        };
+        let (settings, unknown) = config_file::read_all(path).map_err(|error| match error {
+            FileError::Logged(why) => FlagError::Invalid(placed(why)),
+            FileError::Bare(why) => FlagError::Bare(placed(why)),
         })?;
+        let mut notes = vec![Note::Loaded(path.to_owned())];
+        notes.extend(unknown.into_iter().map(|(key, meant)| Note::UnknownKey {
+            file: path.to_owned(),
+            key,
+            meant,
+        }));
         Ok(Values {
             given: settings.into_iter().collect(),
-            notes: vec![Note::Loaded(path.to_owned())],
+            notes,
             file: Some(path.to_owned()),
         })
     }
@@ -1171,16 +1215,32 @@ impl Values {
     }
 }
 
+/// A word that belongs to no flag.
+fn stray(word: &str, bare: Option<&str>) -> String {
+    let text = format!("{word:?} is not a valid flag");
+    if let (Some(flag), Some(_)) = (bare, parse_bool(word)) {
+        return format!("{text}: write --{flag}={word}");
+    }
+    match bare.is_none() && word.len() > 3 {
+        true if !ferrite_cli::similar(["gateway", "grpc-proxy"].into_iter(), word).is_empty() => {
+            format!("{text}, and the commands are gateway and grpc-proxy")
+        }
+        _ => text,
+    }
+}
+
 fn unknown(name: &str) -> String {
     let text = format!("flag provided but not defined: -{name}");
-    match closest(name) {
+    // Most flags have left that name behind.
+    let plain = name.strip_prefix("experimental-").and_then(find);
+    match plain.map(|flag| flag.name).or_else(|| closest(name)) {
         Some(known) => format!("{text}\nDid you mean --{known}?"),
         None => text,
     }
 }
 
 /// The flag whose name is at most three edits away, or half of itself.
-fn closest(name: &str) -> Option<&'static str> {
+pub(crate) fn closest(name: &str) -> Option<&'static str> {
     FLAGS
         .iter()
         .filter(|flag| !flag.help.is_empty())
@@ -1191,7 +1251,7 @@ fn closest(name: &str) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-fn edits(a: &str, b: &str) -> usize {
+pub(crate) fn edits(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.bytes().enumerate() {
         let mut diagonal = row[0];
@@ -1564,6 +1624,27 @@ mod tests {
             parse(&["--datadir", "x"], &[]),
             usage("flag provided but not defined: -datadir\nDid you mean --data-dir?")
         );
+        let Err(FlagError::Usage(text)) = parse(&["--experimental-initial-corrupt-check"], &[])
+        else {
+            panic!("it is accepted");
+        };
+        assert!(!text.contains("Did you mean"), "{text}");
+        assert_eq!(
+            parse(&["--experimental-compaction-batch-limit=5"], &[]),
+            usage(
+                "flag provided but not defined: -experimental-compaction-batch-limit\nDid you mean --compaction-batch-limit?"
+            )
+        );
+        assert_eq!(
+            parse(&["--pre-vote", "false"], &[]),
+            invalid("\"false\" is not a valid flag: write --pre-vote=false")
+        );
+        assert_eq!(
+            parse(&["gateways", "start"], &[]),
+            invalid(
+                "\"gateways\" is not a valid flag, and the commands are gateway and grpc-proxy"
+            )
+        );
         assert_eq!(
             parse(&["--name"], &[]),
             usage("flag needs an argument: -name")
@@ -1631,6 +1712,12 @@ mod tests {
         assert_eq!(
             values.notes,
             [Note::Unrecognized("ETCD_BOGUS=1".to_owned())]
+        );
+        assert_eq!(meant("ETCD_BOGUS=1"), None);
+        assert_eq!(meant("ETCD_CERT_FLE=x").as_deref(), Some("ETCD_CERT_FILE"));
+        assert_eq!(
+            meant("ETCD_EXPERIMENTAL_MAX_LEARNERS=2").as_deref(),
+            Some("ETCD_MAX_LEARNERS")
         );
     }
 

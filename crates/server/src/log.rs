@@ -184,7 +184,12 @@ fn level_in(path: &std::path::Path) -> Result<Severity, String> {
     })?;
     let level = settings.iter().rfind(|(flag, _)| *flag == "log-level");
     let level = level.map_or("info", |(_, level)| level);
-    Severity::parse(level).ok_or_else(|| format!("unrecognized level: {level:?}"))
+    Severity::parse(level).ok_or_else(|| unrecognized_level(level))
+}
+
+/// What is said to a level that there is not.
+pub fn unrecognized_level(level: &str) -> String {
+    format!("unrecognized level: {level:?} (it can be debug, info, warn, error, panic or fatal)")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

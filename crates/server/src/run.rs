@@ -9,7 +9,7 @@ use ferrite_node::{
     Node, OnFatal, StartError, compactor, corruption, hex, recover, tasks, versions,
 };
 use ferrite_peer::Acceptor;
-use ferrite_tls::TlsInfo;
+use ferrite_tls::{TlsInfo, Use};
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::Config;
@@ -57,7 +57,10 @@ pub enum RunError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     /// There are too few descriptors.
-    #[error("the limit of open files is {limit}")]
+    #[error(
+        "the limit of open files is {limit}, and more than {} are needed: raise it (LimitNOFILE, ulimit -n)",
+        crate::room::RESERVED
+    )]
     Descriptors {
         /// The limit.
         limit: u64,
@@ -106,6 +109,25 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
             subjects.add_certificates(tls);
         }
     }
+    // A certificate that a member makes itself is checked by nobody.
+    let advertised = |flag: &str, info: &TlsInfo| match info.self_signed {
+        true => Vec::new(),
+        false => signals::encrypted_hosts(&config.values.urls(flag)),
+    };
+    subjects.examine(
+        &client_tls,
+        Use {
+            hosts: advertised("advertise-client-urls", &client_tls),
+            between_members: false,
+        },
+    );
+    subjects.examine(
+        &peer_tls,
+        Use {
+            hosts: advertised("initial-advertise-peer-urls", &peer_tls),
+            between_members: !peer_tls.self_signed,
+        },
+    );
     let shares = room()?;
     let room = Room::new(shares.clients);
     subjects.set_room(&room);
@@ -125,6 +147,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         tracing::info!("distributed tracing setup enabled");
     }
     system::banner(config);
+    system::limits(config);
     let recovered = tokio::select! {
         recovered = async {
             let recovered = prepare(config, &node_config).await?;
@@ -180,6 +203,7 @@ async fn life(config: &Config) -> Result<Outcome, RunError> {
         // Nobody listens when the stop has begun already.
         let _stopping = removed_sender.send(());
     }));
+    tokio::spawn(tasks::tell_leaderless(node.clone()));
     tokio::spawn(versions::watch_downgrade(node.clone()));
     tokio::spawn(corruption::watch_newest(node.clone()));
     tokio::spawn(corruption::watch_compactions(node.clone()));
@@ -268,10 +292,16 @@ async fn prepare(
     node_config: &ferrite_node::Config,
 ) -> Result<recover::Recovered, RunError> {
     let initialized = recover::is_initialized(node_config)?;
+    if !initialized && config.discovery.is_none() {
+        // What is wrong with the list itself is told before anybody in it is waited for.
+        recover::check_list(node_config)?;
+    }
     let remote = if initialized {
         None
     } else {
-        tasks::ask_cluster(&node_config.dialer, &others(node_config)).await
+        // As in the original, whoever founds a cluster finds nobody, which is no news.
+        let tell = !node_config.new_cluster;
+        tasks::ask_cluster(&node_config.dialer, &others(node_config), tell).await
     };
     if let Some(found) = &remote
         && !config.node.new_cluster

@@ -100,6 +100,42 @@ pub fn announce(config: &Config) {
     }
 }
 
+/// Limits of sizes, in the original's lines.
+pub fn limits(config: &Config) {
+    const RECOMMENDED_BYTES: u64 = 10 << 20;
+    const NAME: &str = "v3-applier";
+    let given = config.values.unsigned("max-request-bytes");
+    if given > RECOMMENDED_BYTES {
+        tracing::warn!(
+            "max-request-bytes" = given,
+            "max-request-size" = gofmt::size(given),
+            "recommended-request-bytes" = RECOMMENDED_BYTES,
+            "recommended-request-size" = gofmt::size(RECOMMENDED_BYTES),
+            "exceeded recommended request limit"
+        );
+    }
+    let given = config.values.signed("quota-backend-bytes");
+    match config.node.quota_bytes {
+        None => tracing::info!(
+            "quota-name" = NAME,
+            "quota-size-bytes" = given,
+            "disabled backend quota"
+        ),
+        Some(bytes) if given == 0 => tracing::info!(
+            "quota-name" = NAME,
+            "quota-size-bytes" = bytes,
+            "quota-size" = gofmt::size(bytes),
+            "enabled backend quota with default value"
+        ),
+        Some(bytes) => tracing::info!(
+            "quota-name" = NAME,
+            "quota-size-bytes" = bytes,
+            "quota-size" = gofmt::size(bytes),
+            "enabled backend quota"
+        ),
+    }
+}
+
 fn urls(urls: &[Url]) -> Value {
     urls.iter().map(ToString::to_string).collect()
 }

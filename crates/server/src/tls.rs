@@ -9,7 +9,9 @@ use ferrite_peer::{
     Acceptor, BoxFuture, BoxedIo, Connector, Dialer, PeerUrl, PlainAcceptor, PlainConnector,
     TurnedAway,
 };
-use ferrite_tls::{ClientTls, ServerTls, TlsError, TlsInfo, Version, check_names, self_signed};
+use ferrite_tls::{
+    ClientTls, MemberStream, ServerTls, TlsError, TlsInfo, Version, check_names, self_signed,
+};
 use tokio::net::TcpStream;
 
 use crate::flags::{Url, Values};
@@ -209,7 +211,7 @@ impl Acceptor for TlsAcceptor {
     ) -> BoxFuture<'_, Result<BoxedIo, TurnedAway>> {
         Box::pin(async move {
             match self.0.accept_member(stream, remote.ip()).await {
-                Ok(accepted) => Ok(Box::new(accepted.stream) as BoxedIo),
+                Ok(accepted) => Ok(Box::new(MemberStream::from(accepted.stream)) as BoxedIo),
                 Err(why) => Err(TurnedAway {
                     silent: why.is_silent(),
                     error: why.error,

@@ -118,6 +118,20 @@ impl Allowed {
         self.common_names.is_empty() && self.hostnames.is_empty()
     }
 
+    /// A line that says who was not let in and who would be.
+    pub(crate) fn tell(&self, der: &CertificateDer<'_>) {
+        let holder = Holder::of(der);
+        let addresses: Vec<String> = holder.ip_addresses.iter().map(IpAddr::to_string).collect();
+        tracing::warn!(
+            "common-name" = holder.common_name,
+            "dns-names" = ?holder.dns_names,
+            "ip-addresses" = ?addresses,
+            "allowed-common-names" = ?self.common_names,
+            "allowed-hostnames" = ?self.hostnames,
+            "a certificate bears none of the names that are allowed"
+        );
+    }
+
     /// Whether this certificate is on the list.
     pub(crate) fn lets_in(&self, der: &CertificateDer<'_>) -> bool {
         if self.everybody() {
@@ -150,6 +164,16 @@ pub(crate) enum Purpose {
     Client,
 }
 
+/// Since when and until when a certificate is good.
+pub(crate) fn dates(certificate: &X509Certificate<'_>) -> (UnixTime, UnixTime) {
+    let seconds = |at: x509_parser::time::ASN1Time| {
+        let seconds = u64::try_from(at.timestamp()).unwrap_or(0);
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
+    };
+    let validity = certificate.validity();
+    (seconds(validity.not_before), seconds(validity.not_after))
+}
+
 /// A certificate that stands in the list of authorities itself needs no authority; its dates and its
 /// purpose count all the same. (The library refuses to take an authority's certificate for anybody's
 /// own, and self-signed certificates are usually made as those of authorities.)
@@ -160,12 +184,7 @@ pub(crate) fn trusted_itself(
 ) -> Result<(), CertificateError> {
     let (_, certificate) =
         X509Certificate::from_der(der).map_err(|_| CertificateError::BadEncoding)?;
-    let validity = certificate.validity();
-    let seconds = |at: x509_parser::time::ASN1Time| {
-        let seconds = u64::try_from(at.timestamp()).unwrap_or(0);
-        UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
-    };
-    let (not_before, not_after) = (seconds(validity.not_before), seconds(validity.not_after));
+    let (not_before, not_after) = dates(&certificate);
     if now < not_before {
         return Err(CertificateError::NotValidYetContext {
             time: now,

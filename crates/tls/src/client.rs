@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -202,14 +202,28 @@ fn make(
 
 /// An encrypted connection whose errors are in Go's words: in TLS 1.3 the refusal of our certificate
 /// comes only with the first bytes that are read.
+///
+/// Dropped, it says goodbye if the socket takes that at once: the other side sees an end and not a break.
 #[derive(Debug)]
-pub struct ClientStream<IO> {
+pub struct ClientStream<IO: AsyncRead + AsyncWrite + Unpin> {
     stream: Box<tokio_rustls::client::TlsStream<IO>>,
     /// Whether anything has been read.
     heard: bool,
 }
 
-impl<IO> ClientStream<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> Drop for ClientStream<IO> {
+    fn drop(&mut self) {
+        farewell(&mut self.stream);
+    }
+}
+
+/// Sends what ends an encrypted connection in order, without waiting for a socket that does not take it.
+pub(crate) fn farewell<S: AsyncWrite + Unpin>(stream: &mut S) {
+    let mut cx = Context::from_waker(Waker::noop());
+    let _taken = Pin::new(stream).poll_shutdown(&mut cx);
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> ClientStream<IO> {
     /// Whether both sides agreed on this protocol.
     #[must_use]
     pub fn speaks(&self, protocol: &str) -> bool {
@@ -243,7 +257,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> ClientStream<IO> {
     }
 }
 
-fn reworded<T>(result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+pub(crate) fn reworded<T>(result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
     result.map_err(|error| {
         let text = match error.kind() {
             io::ErrorKind::UnexpectedEof => "unexpected EOF".to_owned(),

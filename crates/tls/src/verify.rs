@@ -129,6 +129,7 @@ impl ClientCertVerifier for ClientJudge {
         )
         .inspect_err(|error| self.verdict.say(words::tls(error), end_entity))?;
         if !rules.allowed.lets_in(end_entity) {
+            rules.allowed.tell(end_entity);
             self.verdict.say(NOT_ALLOWED, end_entity);
             // The alert that goes with this one is the original's, "bad certificate".
             return Err(refuse(CertificateError::NotValidForName));
@@ -223,6 +224,7 @@ pub(crate) struct ServerJudge {
 
 impl ServerJudge {
     fn not_allowed(&self, end_entity: &CertificateDer<'_>) -> Error {
+        self.rules.allowed.tell(end_entity);
         self.verdict.say(NOT_ALLOWED, end_entity);
         let error = TlsError::Library(NOT_ALLOWED.to_owned());
         refuse(CertificateError::Other(OtherError(Arc::new(error))))

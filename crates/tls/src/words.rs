@@ -97,7 +97,7 @@ pub(crate) fn certificate(error: &CertificateError) -> String {
 }
 
 /// A moment as RFC 3339 writes it.
-fn moment(at: UnixTime) -> String {
+pub(crate) fn moment(at: UnixTime) -> String {
     let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
     match time::OffsetDateTime::from_unix_timestamp(seconds) {
         Ok(t) => format!(

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use ferrite_testkit::{Paper, Pki, Wanted};
-use ferrite_tls::{ClientTls, Rejected, ServerTls, TlsInfo, Version};
+use ferrite_tls::{
+    ClientTls, MemberStream, Rejected, ServerTls, TlsInfo, UnixTime, Use, Version, examine,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -461,4 +463,112 @@ fn files_that_cannot_be_are_named_in_the_originals_words() {
         said("/nowhere/c", key),
         "open /nowhere/c: no such file or directory"
     );
+}
+
+#[test]
+fn what_others_will_refuse_is_told_beforehand() {
+    let scene = scene();
+    let peer = |paper: &Paper, ca: String, hosts: &[&str]| {
+        let info = TlsInfo {
+            cert_file: paper.cert.clone(),
+            key_file: paper.key.clone(),
+            trusted_ca_file: ca,
+            ..TlsInfo::default()
+        };
+        let used = Use {
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            between_members: true,
+        };
+        let mut all = examine(&info, &used, UnixTime::now()).expect("a certificate");
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    };
+    let good = peer(&scene.server, scene.pki.ca(), &["localhost", "127.0.0.1"]);
+    assert!(good.faults.is_empty(), "{good:?}");
+    // It is good for two days.
+    assert!(
+        good.warnings.len() == 1 && good.warnings[0].starts_with("it expires in "),
+        "{good:?}"
+    );
+    assert_eq!(good.names, ["localhost", "127.0.0.1"]);
+    assert!(good.not_before < good.not_after, "{good:?}");
+    assert_eq!(good.issuer, "CN=ca");
+
+    let elsewhere = peer(&scene.server, scene.pki.ca(), &["10.0.0.9", "localhost"]);
+    assert_eq!(
+        elsewhere.faults,
+        ["x509: certificate is valid for 127.0.0.1, not 10.0.0.9"]
+    );
+    let other = Pki::new(scene.dir.path(), "other");
+    let stranger = peer(&scene.server, other.ca(), &[]);
+    assert!(
+        stranger.faults.len() == 1
+            && stranger.faults[0].contains("signed by unknown authority: it is not from"),
+        "{stranger:?}"
+    );
+    let old = scene
+        .pki
+        .issue("old", &Wanted::hosts(&["localhost"]).expired());
+    let old = peer(&old, scene.pki.ca(), &[]);
+    assert!(
+        old.faults.len() == 1 && old.faults[0].contains("has expired or is not yet valid"),
+        "{old:?}"
+    );
+    // Shown to clients only, it is nobody else's business whose signature it bears.
+    let used = Use {
+        hosts: Vec::new(),
+        between_members: false,
+    };
+    let info = TlsInfo {
+        trusted_ca_file: other.ca(),
+        ..scene.server()
+    };
+    let shown = examine(&info, &used, UnixTime::now()).expect("a certificate");
+    assert!(shown[0].faults.is_empty(), "{shown:?}");
+}
+
+/// What a listening member reads when the dialling one drops its connection, or something between them
+/// breaks it.
+async fn after_a_word(broken: bool) -> std::io::Result<usize> {
+    let scene = scene();
+    let server = ServerTls::new(&scene.server(), &[]).expect("a server");
+    let client = ClientTls::new(&scene.client(None), &[]).expect("a client");
+    let (ours, mut near) = tokio::io::duplex(64 << 10);
+    let (mut far, theirs) = tokio::io::duplex(64 << 10);
+    let (cut, done) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+    let between = async {
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+            () = cut.notified() => {}
+        }
+        drop((near, far));
+    };
+    let serving = async {
+        let accepted = server.accept(theirs).await.expect("accepted");
+        let mut stream = MemberStream::from(accepted.stream);
+        let mut word = [0; 4];
+        stream.read_exact(&mut word).await.expect("a word");
+        if broken {
+            cut.notify_one();
+        } else {
+            done.notify_one();
+        }
+        let read = stream.read(&mut word).await;
+        done.notify_one();
+        read
+    };
+    let dialing = async {
+        let mut stream = client.connect("localhost", ours).await.expect("connected");
+        stream.write_all(b"word").await.expect("written");
+        stream.flush().await.expect("flushed");
+        done.notified().await;
+    };
+    tokio::join!(serving, dialing, between).0
+}
+
+#[tokio::test]
+async fn a_dropped_connection_ends_and_a_broken_one_is_told_in_gos_words() {
+    assert_eq!(after_a_word(false).await.expect("an end"), 0);
+    let broken = after_a_word(true).await.expect_err("a break");
+    assert_eq!(broken.to_string(), "unexpected EOF");
 }

@@ -90,7 +90,9 @@ pub enum Error {
     #[error(transparent)]
     Membership(#[from] ferrite_membership::Error),
     /// A snapshot that brings no hash, where one is wanted.
-    #[error("snapshot missing hash but --skip-hash-check=false")]
+    #[error(
+        "snapshot missing hash but --skip-hash-check=false; or the file was cut short: look at it with etcdutl snapshot status"
+    )]
     HashMissing,
     /// A snapshot that is not what its hash was taken of.
     #[error("expected sha256 {}, got {}", numbers(expected), numbers(found))]

@@ -33,7 +33,10 @@ impl Form {
             "json" => Ok(Self::Json),
             "table" => Ok(Self::Table),
             "protobuf" => Ok(Self::Protobuf),
-            _ => Err(Failure::new(BAD_FEATURE, "unsupported output format")),
+            _ => Err(Failure::new(
+                BAD_FEATURE,
+                "unsupported output format (--write-out can be fields, json, simple or table)",
+            )),
         }
     }
 }

@@ -87,6 +87,8 @@ fn what_has_gone_to_etcdutl_is_pointed_to() {
     ] {
         let run = run(&ours(), &[], args, b"");
         assert!(run.stderr.contains(now), "{args:?} {run:?}");
+        // `etcdctl snapshot restore … && systemctl start etcd` must not go on.
+        assert_eq!(run.code, Some(1), "{args:?}");
     }
 }
 

@@ -132,6 +132,8 @@ pub enum Input<R> {
 pub enum ReadFailure {
     /// Another leader took over while they waited.
     LeaderChanged,
+    /// Nobody confirmed a leader for as long as a request may take: whoever waited has been told so.
+    TimedOut,
 }
 
 /// Who leads, as this member sees it.
@@ -473,9 +475,20 @@ impl<R> RaftStage<R> {
         let retry = self.params.read_retry_ticks;
         for round in &mut self.rounds {
             round.ticks_waited += 1;
-            if round.ticks_waited == hold {
-                effects.slow_reads += 1;
-            }
+        }
+        // Rounds are in the order in which they began.
+        while self
+            .rounds
+            .front()
+            .is_some_and(|round| round.ticks_waited >= hold)
+        {
+            let waiters = self.rounds.pop_front().map(|round| round.waiters);
+            effects.slow_reads += 1;
+            effects
+                .reads_failed
+                .push((ReadFailure::TimedOut, waiters.unwrap_or_default()));
+        }
+        for round in &self.rounds {
             if round.ticks_waited.is_multiple_of(retry) {
                 effects.reads_retried.push(round.context);
                 self.raw.read_index(context_bytes(round.context));
@@ -659,4 +672,82 @@ impl<R> RaftStage<R> {
 /// Read-index contexts are 8 bytes, little-endian: a 3.7 leader decodes them so.
 fn context_bytes(context: u64) -> Bytes {
     Bytes::copy_from_slice(&context.to_le_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrite_proto::raftpb::SnapshotMetadata;
+    use ferrite_raft::{Config, ReadOnlyOption};
+
+    /// A member of three that hears of nobody.
+    fn alone() -> RaftStage<u8> {
+        let mut storage = MemStorage::new();
+        let metadata = SnapshotMetadata {
+            conf_state: Some(ConfState {
+                voters: vec![1, 2, 3],
+                ..ConfState::default()
+            }),
+            index: 1,
+            term: 1,
+        };
+        storage
+            .apply_snapshot(Snapshot {
+                metadata: Some(metadata),
+                ..Snapshot::default()
+            })
+            .expect("an empty log takes it");
+        let config = Config {
+            id: 1,
+            election_tick: 10,
+            heartbeat_tick: 1,
+            applied: 1,
+            async_storage_writes: true,
+            max_size_per_msg: u64::MAX,
+            max_committed_size_per_ready: u64::MAX,
+            max_uncommitted_entries_size: u64::MAX,
+            max_inflight_msgs: 16,
+            max_inflight_bytes: u64::MAX,
+            check_quorum: true,
+            pre_vote: true,
+            read_only: ReadOnlyOption::Safe,
+            disable_proposal_forwarding: false,
+            disable_conf_change_validation: false,
+            step_down_on_removal: false,
+            seed: 1,
+        };
+        let raw = RawNode::new(config, storage).expect("a good configuration");
+        let params = Params {
+            id: 1,
+            election_ticks: 10,
+            read_retry_ticks: 5,
+            hold_ticks: 12,
+            catchup_entries: 1,
+            log_bytes_max: 1,
+            first_read_context: 1,
+        };
+        RaftStage::new(raw, HardState::default(), params)
+    }
+
+    #[test]
+    fn a_read_that_nobody_confirms_fails_and_is_not_asked_for_any_more() {
+        let mut stage = alone();
+        let tick = || Input::Tick {
+            disk_stalled: false,
+        };
+        stage.step([Input::Read(7)]);
+        let (mut retried, mut failed, mut slow) = (0, Vec::new(), 0);
+        for ticks in 1..=40 {
+            let effects = stage.step([tick()]);
+            retried += effects.reads_retried.len();
+            slow += effects.slow_reads;
+            for (why, readers) in effects.reads_failed {
+                failed.push((ticks, why, readers));
+            }
+        }
+        // After five ticks and ten.
+        assert_eq!(retried, 2);
+        assert_eq!(failed, [(12, ReadFailure::TimedOut, vec![7])]);
+        assert_eq!(slow, 1);
+    }
 }

@@ -162,6 +162,27 @@ impl ApplyThread {
         }
     }
 
+    /// A line for each alarm that was raised or disarmed.
+    fn tell_alarms(&self, now: &Alarms) {
+        let before = self.published.get_alarms(AlarmType::None);
+        let now = now.list(AlarmType::None);
+        let new = now.iter().filter(|alarm| !before.contains(alarm));
+        for alarm in new {
+            tracing::warn!(
+                alarm = alarm.alarm().as_str_name(),
+                from = %hex(alarm.member_id),
+                "alarm raised"
+            );
+        }
+        for alarm in before.iter().filter(|alarm| !now.contains(alarm)) {
+            tracing::warn!(
+                alarm = alarm.alarm().as_str_name(),
+                from = %hex(alarm.member_id),
+                "alarm disarmed"
+            );
+        }
+    }
+
     fn execute(&self, effects: Effects<ReadWaiter>) {
         let cluster = effects.cluster;
         if let Some(cluster) = &cluster {
@@ -169,6 +190,7 @@ impl ApplyThread {
             self.published.cluster(Arc::clone(cluster));
         }
         if let Some(alarms) = effects.alarms {
+            self.tell_alarms(&alarms);
             count_alarms(&self.metrics, &alarms);
             self.published.alarms(alarms);
         }

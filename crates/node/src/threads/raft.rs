@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrite_metrics::Metrics;
-use ferrite_peer::Transport;
+use ferrite_peer::{Transport, go_duration};
 
 use super::apply::Command as ApplyCommand;
 use super::heartbeats::Heartbeats;
@@ -44,6 +44,8 @@ pub struct RaftThread {
     pub tick: Duration,
     /// After which the disk counts as stalled.
     pub election_timeout: Duration,
+    /// After which a read that nobody confirms has failed.
+    pub read_timeout: Duration,
     /// Whether heartbeats leave on time.
     pub heartbeats: Heartbeats,
     /// What happens is counted here.
@@ -161,6 +163,10 @@ impl RaftThread {
             metrics.failed_reads.add(effects.reads_failed.len() as u64);
         }
         if effects.slow_reads > 0 {
+            tracing::warn!(
+                timeout = go_duration(self.read_timeout),
+                "timed out waiting for read index response (local node might have slow network)"
+            );
             metrics.slow_reads.add(effects.slow_reads as u64);
         }
         for context in &effects.reads_retried {
@@ -193,9 +199,12 @@ impl RaftThread {
             }
         }
         for (failure, waiters) in effects.reads_failed {
-            let ReadFailure::LeaderChanged = failure;
+            let error = match failure {
+                ReadFailure::LeaderChanged => Error::LeaderChanged,
+                ReadFailure::TimedOut => Error::Timeout,
+            };
             for waiter in waiters {
-                waiter.send_by(&mut post, Err(Error::LeaderChanged));
+                waiter.send_by(&mut post, Err(error.clone()));
             }
         }
         for id in effects.dropped {

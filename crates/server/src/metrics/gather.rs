@@ -42,8 +42,9 @@ fn member(node: &Node, page: &mut Page) {
     plain(page, &asked::COMMITTED, status.committed() as f64);
     plain(page, &asked::APPLIED, node.applied_index() as f64);
     plain(page, &asked::PENDING, node.pending_proposals() as f64);
-    let quota = node.config().quota_bytes.unwrap_or(0);
-    plain(page, &asked::QUOTA, quota as f64);
+    // Below zero stands for none, as on the command line.
+    let quota = node.config().quota_bytes.map_or(-1.0, |bytes| bytes as f64);
+    plain(page, &asked::QUOTA, quota);
     let one = |page: &mut Page, family, name, value: &str| {
         page.number(family, &[(name, Cow::Borrowed(value))], 1.0);
     };

@@ -1,11 +1,12 @@
 //! `etcd grpc-proxy start`: from flags to what serves, and the life of the process.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use ferrite_cli::flags::Values;
-use ferrite_client::{Client, Config, describe, pb};
+use ferrite_client::{Client, Config, Noticed, Observer, describe, pb};
 use ferrite_metrics::Metrics;
 use ferrite_proxy::cluster::Advertised;
 use ferrite_proxy::services::{Services, Settings};
@@ -277,6 +278,7 @@ async fn client(values: &Values, tls: Option<&TlsInfo>) -> Result<Client, Refuse
     // Every call has its caller's limit, and no other.
     config.call_timeout = None;
     config.patience = Some(PATIENCE);
+    config.observer = Observer::new(unreached());
     let bytes = |name: &str| {
         usize::try_from(values.int(name))
             .ok()
@@ -296,6 +298,28 @@ async fn client(values: &Values, tls: Option<&TlsInfo>) -> Result<Client, Refuse
         config.tls = Some(Arc::new(tls));
     }
     Client::new(config).map_err(|error| Refused::Err(error.to_string()))
+}
+
+/// A line for each endpoint that is not reached, and no more of it for a while.
+fn unreached() -> impl Fn(&Noticed) + Send + Sync + 'static {
+    const SILENCE: Duration = Duration::from_secs(60);
+    let told: Mutex<BTreeMap<String, Instant>> = Mutex::default();
+    move |noticed| {
+        let Noticed::Dial { error } = noticed else {
+            return;
+        };
+        let endpoint = error.split(": ").next().unwrap_or_default();
+        let endpoint = endpoint.trim_start_matches("dial ");
+        let now = Instant::now();
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        // Members that are there no more are not kept.
+        told.retain(|_, at| now.duration_since(*at) < SILENCE);
+        if told.contains_key(endpoint) {
+            return;
+        }
+        told.insert(endpoint.to_owned(), now);
+        tracing::warn!(endpoint, error, "a member cannot be reached");
+    }
 }
 
 /// The proxy as its clients see it, to look after itself.

@@ -141,12 +141,28 @@ async fn every_client_speaks_tls_with_every_server() {
         let ours = our_program("etcdctl");
         let outcome = ctl(&ours, bare, &scene.showing(&scene.client), &["get", "k"]);
         assert_eq!(outcome.stdout, "k\nv\n", "{outcome:?}");
-        refused(
-            &ours,
-            &format!("http://{bare}"),
-            &scene.showing(&scene.client),
-        );
+        let clear = format!("http://{bare}");
+        let told = refused(&ours, &clear, &scene.showing(&scene.client));
+        if kind == Ferrite {
+            let hint = format!("perhaps it speaks TLS: https://{bare}?");
+            assert!(told.contains(&hint), "{told}");
+            // Whoever speaks HTTP/1 in clear text is told by the server.
+            assert_eq!(
+                in_clear_text(bare).await,
+                "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+            );
+        }
     }
+}
+
+async fn in_clear_text(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let request = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+    stream.write_all(request).await.expect("sent");
+    let mut answer = String::new();
+    // The original resets the connection once it has answered.
+    let _reset = stream.read_to_string(&mut answer).await;
+    answer
 }
 
 /// Waits until the server has logged that it turned a connection away because of `why`.
