@@ -115,10 +115,8 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
         "capnslog" => return Err("--logger=capnslog is removed in v3.5".into()),
         other => return Err(format!("unknown logger option {other:?}")),
     }
-    let mut names: Vec<&str> = values.text("log-outputs").split(',').collect();
-    if names == [""] {
-        names = vec!["default"];
-    }
+    let listed = values.list("log-outputs");
+    let mut names: Vec<&str> = listed.iter().map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
     if names.len() > 1 && names.contains(&"default") {
@@ -400,10 +398,14 @@ pub fn read(values: &Values) -> Result<Config, String> {
         max_request_bytes: size("max-request-bytes"),
         max_txn_ops: size("max-txn-ops"),
         batch_interval,
-        batch_limit: usize::try_from(or("backend-batch-limit", 10_000)).unwrap_or(usize::MAX),
+        // Below nothing is each change by itself.
+        batch_limit: match values.signed("backend-batch-limit") {
+            0 => 10_000,
+            limit => usize::try_from(limit).unwrap_or(1),
+        },
         max_snapshots: size("max-snapshots"),
         max_wals: size("max-wals"),
-        max_learners: size("max-learners"),
+        max_learners: usize::try_from(values.signed("max-learners")).unwrap_or(0),
         strict_reconfig_check: values.bool("strict-reconfig-check"),
         force_new_cluster: values.bool("force-new-cluster"),
         no_fsync: values.bool("unsafe-no-fsync"),
@@ -616,8 +618,9 @@ fn upkeep(values: &Values, features: &Features) -> Result<Upkeep, String> {
         fast_lease_renewal: features.enabled(Feature::FastLeaseKeepAlive),
         priority_requests: features.enabled(Feature::PriorityRequest),
         auto_compaction: auto_compaction(values)?,
-        compaction_batch_limit: match values.unsigned("compaction-batch-limit") {
-            0 => COMPACTION_BATCH_LIMIT,
+        // With less than nothing the original's compactions never end.
+        compaction_batch_limit: match values.signed("compaction-batch-limit") {
+            ..=0 => COMPACTION_BATCH_LIMIT,
             keys => usize::try_from(keys).unwrap_or(usize::MAX),
         },
         compaction_pause: match values.duration("compaction-sleep-interval") {
@@ -631,10 +634,8 @@ fn check_listen(url: &Url) -> Result<(), String> {
     if url.is_socket() {
         return Ok(());
     }
-    match url.host_port() {
-        Some((host, _)) if host == "localhost" || host.parse::<std::net::IpAddr>().is_ok() => {
-            Ok(())
-        }
+    match url.host() {
+        Some(host) if host == "localhost" || host.parse::<std::net::IpAddr>().is_ok() => Ok(()),
         _ => Err(format!("expected IP in URL for binding ({url})")),
     }
 }

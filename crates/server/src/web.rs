@@ -77,13 +77,15 @@ pub fn is_gateways(path: &str) -> bool {
 
 /// Reads the flags.
 pub fn read(values: &Values) -> Rules {
-    let hosts: BTreeSet<String> = match values.text("host-whitelist") {
-        "" => BTreeSet::new(),
-        text => text.split(',').map(str::to_owned).collect(),
-    };
+    // An empty text that was given lets nobody in: it is a list of a host without a name.
+    let hosts: BTreeSet<String> = values
+        .text("host-whitelist")
+        .split(',')
+        .map(str::to_owned)
+        .collect();
     Rules {
         origins: values.origins("cors"),
-        hosts: (!hosts.is_empty() && !hosts.contains("*")).then_some(hosts),
+        hosts: (!hosts.contains("*")).then_some(hosts),
         profiles: values.bool("enable-pprof") || values.text("log-level") == "debug",
         gateway: values
             .bool("enable-grpc-gateway")

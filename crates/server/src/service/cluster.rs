@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use super::Context;
 use crate::auth::Caller;
 use crate::errors;
-use crate::flags::parse_urls;
+use crate::flags::urls_of;
 
 /// The largest answer of a leader to a promotion: a list of members.
 const PROMOTE_ANSWER_MAX: usize = 1 << 20;
@@ -38,8 +38,7 @@ pub fn to_proto(member: &ClusterMember) -> Member {
 
 /// The URLs of a request, checked and in order.
 fn peer_urls(given: &[String]) -> Result<Vec<String>, Status> {
-    let joined = given.join(",");
-    match parse_urls(&joined) {
+    match urls_of(given.iter().map(String::as_str)) {
         Ok(urls) if !urls.is_empty() => Ok(urls.iter().map(ToString::to_string).collect()),
         _ => Err(errors::bad_urls()),
     }
