@@ -717,7 +717,7 @@ pub const FLAGS: &[Flag] = &[
         Kind::Text,
         "*",
         SECURITY,
-        "Host names by which HTTP requests in clear text may call this member, with commas between; * or empty for any.",
+        "Host names by which HTTP requests in clear text may call this member, with commas between; * for any.",
     ),
     flag(
         "cipher-suites",

@@ -258,4 +258,17 @@ mod tests {
             assert_eq!(split_host(text).unwrap_or(text), host, "{text}");
         }
     }
+
+    #[test]
+    fn an_empty_list_of_hosts_that_was_given_lets_nobody_in() {
+        let hosts = |arguments: &[&str]| {
+            let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+            read(&Values::parse(&arguments, []).expect("flags")).hosts
+        };
+        assert_eq!(hosts(&[]), None);
+        assert_eq!(hosts(&["--host-whitelist=a,*"]), None);
+        let listed = |names: &[&str]| Some(names.iter().map(|n| (*n).to_owned()).collect());
+        assert_eq!(hosts(&["--host-whitelist="]), listed(&[""]));
+        assert_eq!(hosts(&["--host-whitelist=a,b"]), listed(&["a", "b"]));
+    }
 }
