@@ -215,3 +215,22 @@ async fn ask_leader_to_promote(node: &Node, id: u64) -> Option<Result<Vec<Member
 fn membership(error: ferrite_membership::Error) -> Error {
     Error::Apply(ferrite_apply::ApplyError::Membership(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_members_are_those_that_a_flag_takes_each_by_itself() {
+        let read = |urls: &[&str]| {
+            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+            peer_urls(&urls).ok()
+        };
+        let two = ["http://a:1".to_owned(), "http://b:2".to_owned()];
+        assert_eq!(read(&["http://b:2", "HTTP://a:1"]), Some(two.to_vec()));
+        for bad in ["http://a:1/", "http://a:1,http://b:2", "", "a:1"] {
+            assert_eq!(read(&[bad]), None, "{bad}");
+        }
+        assert_eq!(read(&[]), None);
+    }
+}
