@@ -267,7 +267,26 @@ pub fn parse_uint(text: &str, base: u32) -> Result<u64, String> {
     })
 }
 
+/// Whether the low lines of a number stand between digits, or after the prefix of its base.
+fn well_spaced(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let prefixed = matches!(bytes, [b'0', b'x' | b'X' | b'b' | b'B' | b'o' | b'O', ..]);
+    let inner = if prefixed { &text[2..] } else { text };
+    (prefixed || !inner.starts_with('_')) && !inner.ends_with('_') && !inner.contains("__")
+}
+
 fn magnitude(digits: &str, base: u32) -> Result<u64, &'static str> {
+    let plain;
+    let digits = match base {
+        0 if digits.contains('_') => {
+            if !well_spaced(digits) {
+                return Err("invalid syntax");
+            }
+            plain = digits.replace('_', "");
+            &plain
+        }
+        _ => digits,
+    };
     let (digits, base) = match base {
         0 => {
             let lower = digits.to_ascii_lowercase();

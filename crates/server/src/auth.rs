@@ -92,7 +92,12 @@ impl Tokens {
         let kind = options.next().unwrap_or_default();
         if kind == "jwt" {
             let rest = value.split_once(',').map_or("", |(_, rest)| rest);
-            let jwt = Jwt::from_options(rest).map_err(|error| error.to_string())?;
+            let jwt = Jwt::from_options(rest).map_err(|error| {
+                let text = error.to_string();
+                let why = error.reason().unwrap_or(&text);
+                tracing::error!(error = why, "problem loading JWT options");
+                text
+            })?;
             return Ok(Tokens::Jwt(Box::new(jwt)));
         }
         let mut names: Vec<&str> = Vec::new();

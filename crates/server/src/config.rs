@@ -96,6 +96,30 @@ pub struct Config {
     pub values: Values,
 }
 
+/// Why a configuration does not do. The original tells some of it when it reads its flags, some only when
+/// the server is made of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The flags do not do.
+    #[error("{0}")]
+    Flags(String),
+    /// They do, and no server can be made of them.
+    #[error("{0}")]
+    Start(String),
+}
+
+impl From<String> for ConfigError {
+    fn from(text: String) -> Self {
+        ConfigError::Flags(text)
+    }
+}
+
+impl From<&str> for ConfigError {
+    fn from(text: &str) -> Self {
+        ConfigError::Flags(text.to_owned())
+    }
+}
+
 /// How to log.
 pub struct LogConfig {
     /// Least severe level.
@@ -116,10 +140,8 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
         "capnslog" => return Err("--logger=capnslog is removed in v3.5".into()),
         other => return Err(format!("unknown logger option {other:?}")),
     }
-    let mut names: Vec<&str> = values.text("log-outputs").split(',').collect();
-    if names == [""] {
-        names = vec!["default"];
-    }
+    let listed = values.list("log-outputs");
+    let mut names: Vec<&str> = listed.iter().map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
     if names.len() > 1 && names.contains(&"default") {
@@ -153,7 +175,7 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
     }
     let mut outputs = Vec::new();
     for name in names {
-        let path = Path::new(name);
+        let path = Path::new(sink(name).map_err(|why| format!("open sink {name:?}: {why}"))?);
         outputs.push(match name {
             "default" | "stderr" => Output::Stderr,
             "stdout" => Output::Stdout,
@@ -164,7 +186,8 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
             }
             .map_err(|error| {
                 format!(
-                    "open sink {name:?}: open {name}: {} (the log output must be a file that can be written)",
+                    "open sink {name:?}: open {}: {} (the log output must be a file that can be written)",
+                    path.display(),
                     in_go(&error)
                 )
             })?,
@@ -175,6 +198,27 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
         format,
         outputs,
     })
+}
+
+/// The path of a file that is given as one or as a `file://` URL.
+fn sink(name: &str) -> Result<&str, String> {
+    let Some((scheme, rest)) = name.split_once("://") else {
+        return Ok(name);
+    };
+    // A path may have such a thing in it.
+    if scheme.contains('/') {
+        return Ok(name);
+    }
+    if !scheme.eq_ignore_ascii_case("file") {
+        return Err(format!("no sink found for scheme {scheme:?}"));
+    }
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match host {
+        "" | "localhost" => Ok(path),
+        _ => Err(format!(
+            "file URLs must leave host empty or use localhost: got {name}"
+        )),
+    }
 }
 
 /// One file, and how it begins anew.
@@ -196,7 +240,7 @@ fn rotation(names: &[&str], settings: &str) -> Result<rotate::Settings, String> 
 ///
 /// # Errors
 /// What is wrong with the flags, in the original's words where it has some.
-pub fn read(values: &Values) -> Result<Config, String> {
+pub fn read(values: &Values) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let name = values.text("name").to_owned();
     let data_dir = match values.text("data-dir") {
@@ -251,12 +295,12 @@ pub fn read(values: &Values) -> Result<Config, String> {
     {
         return Err(format!(
             "{url}: members do not talk over unix sockets in Ferrite; give a http:// or https:// URL"
-        ));
+        ).into());
     }
     // A file may say anything; on the command line the word was checked.
     let state = values.text("initial-cluster-state");
     if !matches!(state, "new" | "existing" | "") {
-        return Err(format!("unexpected clusterState {state:?}"));
+        return Err(format!("unexpected clusterState {state:?}").into());
     }
     if values.text("discovery-fallback") == "proxy" {
         return Err(
@@ -275,12 +319,12 @@ pub fn read(values: &Values) -> Result<Config, String> {
     if tick_ms.saturating_mul(5) > election_ms {
         return Err(format!(
             "--election-timeout[{election_ms}ms] should be at least as 5 times as --heartbeat-interval[{tick_ms}ms]"
-        ));
+        ).into());
     }
     if election_ms > ELECTION_MAX_MS {
         return Err(format!(
             "--election-timeout[{election_ms}ms] is too long, and should be set less than {ELECTION_MAX_MS}ms"
-        ));
+        ).into());
     }
     let metrics = values.text("metrics");
     if !METRICS.contains(&metrics) {
@@ -354,14 +398,15 @@ pub fn read(values: &Values) -> Result<Config, String> {
     };
     // Checked even where it is not used, as the original does: a typing error should not wait for the
     // day the data folder is lost.
-    ferrite_membership::parse_initial_cluster(&initial_cluster)
-        .map_err(|error| format!("error setting up initial cluster: {error}"))?;
+    ferrite_membership::parse_initial_cluster(&initial_cluster).map_err(|error| {
+        ConfigError::Start(format!("error setting up initial cluster: {error}"))
+    })?;
     if values.bool("unsafe-no-fsync") {
         warnings.push(
             "--unsafe-no-fsync: a crash of the machine loses writes that were acknowledged".into(),
         );
     }
-    let tokens = Tokens::from_flag(values.text("auth-token"))?;
+    let tokens = Tokens::from_flag(values.text("auth-token")).map_err(ConfigError::Start)?;
     match &tokens {
         Tokens::Simple => warnings.push("simple token is not cryptographically signed".into()),
         Tokens::Jwt(jwt) if !jwt.unknown_options().is_empty() => warnings.push(format!(
@@ -406,10 +451,14 @@ pub fn read(values: &Values) -> Result<Config, String> {
         max_request_bytes: size("max-request-bytes"),
         max_txn_ops: size("max-txn-ops"),
         batch_interval,
-        batch_limit: usize::try_from(or("backend-batch-limit", 10_000)).unwrap_or(usize::MAX),
+        // Below nothing is each change by itself.
+        batch_limit: match values.signed("backend-batch-limit") {
+            0 => 10_000,
+            limit => usize::try_from(limit).unwrap_or(1),
+        },
         max_snapshots: size("max-snapshots"),
         max_wals: size("max-wals"),
-        max_learners: size("max-learners"),
+        max_learners: usize::try_from(values.signed("max-learners")).unwrap_or(0),
         strict_reconfig_check: values.bool("strict-reconfig-check"),
         force_new_cluster: values.bool("force-new-cluster"),
         no_fsync: values.bool("unsafe-no-fsync"),
@@ -538,7 +587,11 @@ fn check_features(
 
 /// What `--auto-compaction-retention` keeps, in the unit of `--auto-compaction-mode`; a time with its unit
 /// is the same number of nanoseconds for either, as with the original.
-fn auto_compaction(values: &Values) -> Result<Option<Retention>, String> {
+fn unparsed(why: &str) -> ConfigError {
+    ConfigError::Start(format!("error parsing CompactionRetention: {why}"))
+}
+
+fn auto_compaction(values: &Values) -> Result<Option<Retention>, ConfigError> {
     let mode = values.text("auto-compaction-mode");
     let text = match values.text("auto-compaction-retention") {
         "" => "0",
@@ -548,21 +601,20 @@ fn auto_compaction(values: &Values) -> Result<Option<Retention>, String> {
         "periodic" => false,
         "revision" => true,
         "" => return Err("undefined auto-compaction-mode".into()),
-        other => return Err(format!("unknown auto-compaction-mode {other:?}")),
+        other => return Err(format!("unknown auto-compaction-mode {other:?}").into()),
     };
     let nanos = match text.parse::<i64>() {
         Ok(count) if count >= 0 && by_revisions => count,
-        Ok(hours) if hours >= 0 => hours.checked_mul(HOUR_NANOS).ok_or_else(|| {
-            format!("error parsing CompactionRetention: {hours} hours are more than can be counted")
-        })?,
+        Ok(hours) if hours >= 0 => hours
+            .checked_mul(HOUR_NANOS)
+            .ok_or_else(|| unparsed(&format!("{hours} hours are more than can be counted")))?,
         _ => {
             let why = || duration_mistake(text);
             // Less than nothing reads as nothing elsewhere; here it would keep everything.
             let period = parse_duration(text)
                 .filter(|_| !text.starts_with('-'))
-                .ok_or_else(|| format!("error parsing CompactionRetention: {}", why()))?;
-            i64::try_from(period.as_nanos())
-                .map_err(|_| format!("error parsing CompactionRetention: {}", why()))?
+                .ok_or_else(|| unparsed(&why()))?;
+            i64::try_from(period.as_nanos()).map_err(|_| unparsed(&why()))?
         }
     };
     if nanos == 0 {
@@ -573,9 +625,9 @@ fn auto_compaction(values: &Values) -> Result<Option<Retention>, String> {
     }
     let period = Duration::from_nanos(nanos.unsigned_abs());
     if period < Retention::PERIOD_MIN {
-        return Err(format!(
-            "error parsing CompactionRetention: {text:?} is too short: give at least 10ns, or 0 to keep everything"
-        ));
+        return Err(unparsed(&format!(
+            "{text:?} is too short: give at least 10ns, or 0 to keep everything"
+        )));
     }
     Ok(Some(Retention::Period(period)))
 }
@@ -599,7 +651,7 @@ fn duration_mistake(text: &str) -> String {
     format!("time: invalid duration {text:?}")
 }
 
-fn upkeep(values: &Values, features: &Features) -> Result<Upkeep, String> {
+fn upkeep(values: &Values, features: &Features) -> Result<Upkeep, ConfigError> {
     let held = values.text("hold-cluster-version");
     Ok(Upkeep {
         hold_cluster_version: match held {
@@ -622,8 +674,9 @@ fn upkeep(values: &Values, features: &Features) -> Result<Upkeep, String> {
         fast_lease_renewal: features.enabled(Feature::FastLeaseKeepAlive),
         priority_requests: features.enabled(Feature::PriorityRequest),
         auto_compaction: auto_compaction(values)?,
-        compaction_batch_limit: match values.unsigned("compaction-batch-limit") {
-            0 => COMPACTION_BATCH_LIMIT,
+        // With less than nothing the original's compactions never end.
+        compaction_batch_limit: match values.signed("compaction-batch-limit") {
+            ..=0 => COMPACTION_BATCH_LIMIT,
             keys => usize::try_from(keys).unwrap_or(usize::MAX),
         },
         compaction_pause: match values.duration("compaction-sleep-interval") {
@@ -637,10 +690,8 @@ fn check_listen(url: &Url) -> Result<(), String> {
     if url.is_socket() {
         return Ok(());
     }
-    match url.host_port() {
-        Some((host, _)) if host == "localhost" || host.parse::<std::net::IpAddr>().is_ok() => {
-            Ok(())
-        }
+    match url.host() {
+        Some(host) if host == "localhost" || host.parse::<std::net::IpAddr>().is_ok() => Ok(()),
         _ => Err(format!("expected IP in URL for binding ({url})")),
     }
 }
@@ -652,7 +703,7 @@ mod tests {
     fn config(arguments: &[&str]) -> Result<Config, String> {
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let values = Values::parse(&arguments, []).map_err(|error| error.to_string())?;
-        read(&values)
+        read(&values).map_err(|error| error.to_string())
     }
 
     fn refused(arguments: &[&str]) -> String {
@@ -813,6 +864,45 @@ mod tests {
             advertised(narrow, defaults, None),
             said(defaults[0], defaults[1], true)
         );
+    }
+
+    #[test]
+    fn a_log_may_be_a_url_of_a_file_and_of_nothing_else() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a.log");
+        let told = |output: &str| {
+            let values = Values::parse(&[format!("--log-outputs={output}")], []).expect("flags");
+            logging(&values).map(drop)
+        };
+        assert_eq!(told(&format!("file://{}", file.display())), Ok(()));
+        assert!(file.exists());
+        let refused = |output: &str| told(output).expect_err(output);
+        assert_eq!(
+            refused("foo://bar"),
+            "open sink \"foo://bar\": no sink found for scheme \"foo\""
+        );
+        assert_eq!(
+            refused("file://host/a"),
+            "open sink \"file://host/a\": file URLs must leave host empty or use localhost: got file://host/a"
+        );
+        let none = "open sink \"\": open : no such file or directory";
+        assert!(refused("").starts_with(none), "{}", refused(""));
+    }
+
+    #[test]
+    fn what_no_server_can_be_made_of_is_told_apart_from_flags_that_do_not_do() {
+        for (argument, starts) in [
+            ("--auth-token=jwt", true),
+            ("--auth-token=simple,foo", true),
+            ("--auto-compaction-retention=x", true),
+            ("--initial-cluster=a=b", true),
+            ("--auto-compaction-mode=x", false),
+            ("--election-timeout=1", false),
+        ] {
+            let values = Values::parse(&[argument.to_owned()], []).expect("flags");
+            let error = read(&values).err().expect(argument);
+            assert_eq!(matches!(error, ConfigError::Start(_)), starts, "{argument}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! Words for mistakes are those of Go's YAML and JSON readers.
 
 use crate::features::Features;
-use crate::flags::{FLAGS, Flag, Kind, edits, parse_urls};
+use crate::flags::{FLAGS, Flag, Kind, Origins, edits, parse_urls};
 use crate::yaml::{self, Yaml};
 
 /// Largest file that is read: a configuration has a few kilobytes.
@@ -24,6 +24,16 @@ const NOT_IN_FILES: &[&str] = &[
 
 /// What only a file can set: the original has no flags for these. They are named by their place in it.
 pub const FILE_ONLY: &[Flag] = &[
+    file_only(
+        CLIENT_ALLOWED_CN,
+        Kind::Text,
+        "Common names of which a client's certificate must bear one.",
+    ),
+    file_only(
+        CLIENT_SKIP_SAN,
+        Kind::Bool,
+        "Do not hold a client's certificate against the address it comes from where metrics are served apart.",
+    ),
     file_only(
         DISCOVERY_SEND,
         Kind::Signed,
@@ -46,6 +56,10 @@ pub const FILE_ONLY: &[Flag] = &[
     ),
 ];
 
+/// Common names of which a client's certificate must bear one.
+pub const CLIENT_ALLOWED_CN: &str = "client-transport-security.allowed-cn";
+/// Clients' certificates are not held against the addresses that they come from.
+pub const CLIENT_SKIP_SAN: &str = "client-transport-security.skip-client-san-verification";
 /// Bytes of the largest request to the cluster in which members meet.
 pub const DISCOVERY_SEND: &str = "discovery-config.client.max-request-bytes";
 /// Bytes of the largest answer from there.
@@ -64,6 +78,9 @@ const fn file_only(name: &'static str, kind: Kind, help: &'static str) -> Flag {
         help,
     }
 }
+
+/// Stands between the texts of a list: a comma may be a part of one, as in the name of a company.
+pub const BETWEEN: char = '\u{1f}';
 
 /// Texts that are lists in a file.
 const LISTS: &[&str] = &["log-outputs", "cipher-suites"];
@@ -114,7 +131,9 @@ const NESTED: &[Nested] = &[
     nested(CLIENT, "client-cert-auth", "client-cert-auth"),
     nested(CLIENT, "trusted-ca-file", "trusted-ca-file"),
     nested(CLIENT, "auto-tls", "auto-tls"),
+    nested_list(CLIENT, "allowed-cn", CLIENT_ALLOWED_CN),
     nested_list(CLIENT, "allowed-hostname", "client-cert-allowed-hostname"),
+    nested(CLIENT, "skip-client-san-verification", CLIENT_SKIP_SAN),
     nested(PEER, "cert-file", "peer-cert-file"),
     nested(PEER, "key-file", "peer-key-file"),
     nested(PEER, "client-cert-file", "peer-client-cert-file"),
@@ -424,6 +443,8 @@ enum Form {
     Text,
     Urls,
     Gates,
+    Origins,
+    Hosts,
     Bool,
     /// A whole number within these, by that name in Go.
     Number(i128, i128, &'static str),
@@ -439,21 +460,27 @@ impl Form {
             Kind::Duration => Form::Nanoseconds,
             Kind::Urls => Form::Urls,
             Kind::Gates => Form::Gates,
-            Kind::Signed => Form::Number(i64::MIN.into(), i64::MAX.into(), "int"),
+            Kind::Signed => {
+                let name = match flag.name {
+                    "quota-backend-bytes" => "int64",
+                    _ => "int",
+                };
+                Form::Number(i64::MIN.into(), i64::MAX.into(), name)
+            }
             Kind::Unsigned if flag.name.starts_with("snapshot-") => {
                 Form::Number(0, u64::MAX.into(), "uint64")
             }
             Kind::Short => Form::Number(0, u32::MAX.into(), "uint32"),
             Kind::Unsigned => Form::Number(0, u64::MAX.into(), "uint"),
-            Kind::Origins | Kind::Text | Kind::OneOf(_) | Kind::SomeOf(_) | Kind::Ignored => {
-                Form::Text
-            }
+            Kind::Origins => Form::Origins,
+            Kind::Text if flag.name == "host-whitelist" => Form::Hosts,
+            Kind::Text | Kind::OneOf(_) | Kind::SomeOf(_) | Kind::Ignored => Form::Text,
         }
     }
 
     fn go_type(&self) -> &'static str {
         match self {
-            Form::Text | Form::Urls | Form::Gates => "string",
+            Form::Text | Form::Urls | Form::Gates | Form::Origins | Form::Hosts => "string",
             Form::Bool => "bool",
             Form::Number(_, _, name) => name,
             Form::Nanoseconds => "time.Duration",
@@ -475,7 +502,7 @@ fn mistyped(value: &Yaml, place: &str, wanted: &str) -> String {
 }
 
 fn is_number(go_type: &str) -> bool {
-    go_type.starts_with("uint") || matches!(go_type, "int" | "time.Duration")
+    go_type.starts_with("uint") || matches!(go_type, "int" | "int64" | "time.Duration")
 }
 
 fn put(
@@ -491,7 +518,18 @@ fn put(
         (_, Yaml::Null) => return Ok(()),
         (Form::Text, Yaml::Text(text)) => text.clone(),
         // An empty text leaves the default.
-        (Form::Urls | Form::Gates, Yaml::Text(text)) if text.is_empty() => return Ok(()),
+        (Form::Urls | Form::Gates | Form::Origins | Form::Hosts, Yaml::Text(text))
+            if text.is_empty() =>
+        {
+            return Ok(());
+        }
+        (Form::Hosts, Yaml::Text(text)) => text.clone(),
+        (Form::Origins, Yaml::Text(text)) => {
+            Origins::parse(text).map_err(|why| {
+                FileError::Logged(format!("invalid value {text:?} for {}: {why}", flag.name))
+            })?;
+            text.clone()
+        }
         (Form::Urls, Yaml::Text(text)) => {
             parse_urls(text).map_err(|why| {
                 FileError::Bare(format!("unexpected error setting up {}: {why}", flag.name))
@@ -509,6 +547,8 @@ fn put(
         (Form::Nanoseconds, Yaml::Int(value)) if i64::try_from(*value).is_ok() => {
             format!("{value}ns")
         }
+        // Nothing in it is as if the key were not there; an empty text in it is not.
+        (Form::Texts, Yaml::List(list)) if list.is_empty() => return Ok(()),
         (Form::Texts, Yaml::List(list)) => {
             let mut texts = Vec::new();
             for one in list {
@@ -520,7 +560,7 @@ fn put(
                     }
                 }
             }
-            texts.join(",")
+            texts.join(&BETWEEN.to_string())
         }
         (_, other) => return Err(wrong(other)),
     };
@@ -594,8 +634,11 @@ client-transport-security:
   cert-file: cert
   client-cert-auth: true
   allowed-hostname: [a, b]
+  allowed-cn: ['Acme, Inc.', b]
+  skip-client-san-verification: true
 peer-transport-security:
   allowed-cn: [c]
+  allowed-hostname: []
   skip-client-san-verification: yes
 discovery-config:
   token: t
@@ -624,16 +667,21 @@ auto-compaction-retention: 5m
                     "listen-client-urls",
                     "http://127.0.0.1:1,http://127.0.0.1:2"
                 ),
-                ("log-outputs", "stdout,/tmp/log"),
+                ("log-outputs", "stdout\u{1f}/tmp/log"),
                 ("feature-gates", "LeaseCheckpoint=true"),
                 ("snapshot-count", "7"),
                 ("cert-file", "cert"),
                 ("client-cert-auth", "true"),
-                ("client-cert-allowed-hostname", "a,b"),
+                ("client-cert-allowed-hostname", "a\u{1f}b"),
+                ("client-transport-security.allowed-cn", "Acme, Inc.\u{1f}b"),
+                (
+                    "client-transport-security.skip-client-san-verification",
+                    "true"
+                ),
                 ("peer-cert-allowed-cn", "c"),
                 ("peer-skip-client-san-verification", "true"),
                 ("discovery-token", "t"),
-                ("discovery-endpoints", "a:1,b:2"),
+                ("discovery-endpoints", "a:1\u{1f}b:2"),
                 ("discovery-dial-timeout", "1000000000ns"),
                 ("discovery-config.client.max-request-bytes", "5"),
                 ("discovery-config.client.max-recv-bytes", "16"),
@@ -707,6 +755,14 @@ auto-compaction-retention: 5m
                 "socket-options: {reuse-port: 1}",
                 "number into Go struct field SocketOpts.socket-options.reuse-port of type bool",
             ),
+            (
+                "quota-backend-bytes: 9223372036854775808",
+                "number 9223372036854775808 into Go struct field configYAML.quota-backend-bytes of type int64",
+            ),
+            (
+                "max-wals: 1e21",
+                "number 1e+21 into Go struct field configYAML.max-wals of type uint",
+            ),
             ("[a, b]", "array into Go value of type embed.configYAML"),
             ("text", "string into Go value of type embed.configYAML"),
         ] {
@@ -715,6 +771,10 @@ auto-compaction-retention: 5m
         assert_eq!(
             refused("peer-transport-security:"),
             "invalid peer-transport-security"
+        );
+        assert_eq!(
+            refused("cors: foo"),
+            "invalid value \"foo\" for cors: URL scheme must be http, https, unix, or unixs: foo"
         );
         assert!(refused("name: [1").starts_with("error converting YAML to JSON: yaml: line "));
         assert_eq!(
@@ -727,6 +787,35 @@ auto-compaction-retention: 5m
                 "unexpected error setting up listen-client-urls: URL scheme must be http, https, unix, or unixs: foo".into()
             ))
         );
+    }
+
+    #[test]
+    fn an_empty_text_or_list_leaves_the_default() {
+        for text in [
+            "cors: ''",
+            "host-whitelist: ''",
+            "listen-client-urls: ''",
+            "feature-gates: ''",
+            "cipher-suites: []",
+            "client-transport-security: {allowed-cn: []}",
+        ] {
+            assert_eq!(settings(text), Ok(Vec::new()), "{text}");
+        }
+        // One that lets nobody in is something else.
+        assert_eq!(
+            settings("client-transport-security: {allowed-cn: ['']}"),
+            Ok(vec![(CLIENT_ALLOWED_CN, String::new())])
+        );
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_as_others_are() {
+        for (text, number) in [("1e2", "100"), ("100.0", "100"), ("1_000", "1000")] {
+            assert_eq!(
+                settings(&format!("heartbeat-interval: {text}")),
+                Ok(vec![("heartbeat-interval", number.to_owned())])
+            );
+        }
     }
 
     #[test]

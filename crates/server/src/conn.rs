@@ -2,6 +2,7 @@
 //! version of HTTP it begins with. What is neither is closed without a word, as the original does.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -123,7 +124,16 @@ pub async fn establish(
             true
         };
         if encrypted {
-            let accepted = match tls.accept(socket).await {
+            // Where metrics are served apart, a certificate must be for the address it comes from.
+            let from = match traffic {
+                Traffic::Metrics => remote.parse::<SocketAddr>().ok(),
+                Traffic::Both | Traffic::Grpc | Traffic::Http => None,
+            };
+            let accepted = match from {
+                Some(from) => tls.accept_member(socket, from.ip()).await,
+                None => tls.accept(socket).await,
+            };
+            let accepted = match accepted {
                 Ok(accepted) => accepted,
                 Err(why) => {
                     turned_away(remote, &why);

@@ -88,9 +88,9 @@ impl Settings {
     /// # Errors
     /// In the original's words.
     pub fn read(values: &Values) -> Result<Option<Self>, String> {
-        let mut endpoints: Vec<String> = match values.text("discovery-endpoints") {
+        let mut endpoints = match values.text("discovery-endpoints") {
             "" => Vec::new(),
-            list => list.split(',').map(str::to_owned).collect(),
+            _ => values.list("discovery-endpoints"),
         };
         endpoints.dedup();
         let token = values.text("discovery-token").to_owned();

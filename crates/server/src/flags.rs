@@ -10,6 +10,7 @@ use ferrite_cli::gofmt;
 use crate::config_file::{self, FileError};
 use crate::features::{self, Features};
 use crate::proxy;
+use crate::urls;
 
 /// What a value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,7 +280,7 @@ pub const FLAGS: &[Flag] = &[
     ),
     flag(
         "compaction-batch-limit",
-        Kind::Unsigned,
+        Kind::Signed,
         "0",
         MEMBER,
         "Keys a compaction looks at before it pauses; 0 is 1000.",
@@ -293,7 +294,7 @@ pub const FLAGS: &[Flag] = &[
     ),
     flag(
         "backend-batch-limit",
-        Kind::Unsigned,
+        Kind::Signed,
         "0",
         MEMBER,
         "Changes after which the database file is committed at once; 0 is 10000.",
@@ -419,7 +420,7 @@ pub const FLAGS: &[Flag] = &[
     ),
     flag(
         "max-learners",
-        Kind::Unsigned,
+        Kind::Signed,
         "1",
         CLUSTERING,
         "Learners allowed in the cluster.",
@@ -716,7 +717,7 @@ pub const FLAGS: &[Flag] = &[
         Kind::Text,
         "*",
         SECURITY,
-        "Host names by which HTTP requests in clear text may call this member, with commas between; * or empty for any.",
+        "Host names by which HTTP requests in clear text may call this member, with commas between; * for any.",
     ),
     flag(
         "cipher-suites",
@@ -1078,6 +1079,12 @@ impl Values {
                     "invalid {what}value {value:?} for {preposition}-{name}: {why}"
                 ))
             })?;
+            if flag.kind == Kind::Urls && value.is_empty() {
+                // Nothing is not no URL: what was there before stays, and is now given.
+                let before = values.text(flag.name).to_owned();
+                values.given.insert(flag.name, before);
+                continue;
+            }
             values.given.insert(flag.name, value);
         }
         if values.bool("version") {
@@ -1179,6 +1186,19 @@ impl Values {
             .unwrap_or_default()
     }
 
+    /// What stands in a list. An empty text that was given is one of nothing but itself: `['']`.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let between = match self.is_from_file() && self.is_set(name) {
+            true => config_file::BETWEEN,
+            false => ',',
+        };
+        let text = self.text(name);
+        if text.is_empty() && !self.is_set(name) {
+            return Vec::new();
+        }
+        text.split(between).map(str::to_owned).collect()
+    }
+
     /// A checked boolean.
     pub fn bool(&self, name: &str) -> bool {
         parse_bool(self.text(name)).unwrap_or(false)
@@ -1211,7 +1231,10 @@ impl Values {
 
     /// A checked list of URLs.
     pub fn urls(&self, name: &str) -> Vec<Url> {
-        parse_urls(self.text(name)).unwrap_or_default()
+        match self.text(name) {
+            "" => Vec::new(),
+            text => parse_urls(text).unwrap_or_default(),
+        }
     }
 }
 
@@ -1280,6 +1303,7 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
         Kind::Duration => parse_duration(value)
             .map(drop)
             .ok_or_else(|| "parse error".into()),
+        Kind::Urls if value.is_empty() => Ok(()),
         Kind::Urls => parse_urls(value).map(drop),
         Kind::Short => parse_short(value).map(drop),
         Kind::Origins => Origins::parse(value).map(drop),
@@ -1330,7 +1354,7 @@ impl Origins {
     /// # Errors
     /// The original's words for what is wrong with the first bad one.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if matches!(text, "*" | "") {
+        if text == "*" {
             return Ok(Origins::Any);
         }
         let urls = parse_urls(text)?;
@@ -1348,8 +1372,12 @@ pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
 pub struct Url {
     /// `http`, `https`, `unix` or `unixs`.
     pub scheme: String,
+    /// A user, a password and the `@` after them, or nothing. They are shown, not used.
+    pub user: String,
     /// `host:port`, or the path of a socket.
     pub address: String,
+    /// What stands after the address, from its question mark on. It is shown, not used.
+    pub query: String,
 }
 
 impl Url {
@@ -1363,22 +1391,46 @@ impl Url {
         matches!(self.scheme.as_str(), "https" | "unixs")
     }
 
-    /// Host and port apart; `None` for sockets.
-    pub fn host_port(&self) -> Option<(&str, u16)> {
+    /// The host; `None` for sockets.
+    pub fn host(&self) -> Option<&str> {
+        self.parts().map(|(host, _)| host)
+    }
+
+    /// Host and port as they stand there.
+    fn parts(&self) -> Option<(&str, &str)> {
         if self.is_socket() {
             return None;
         }
         let (host, port) = self.address.rsplit_once(':')?;
-        Some((
-            host.trim_start_matches('[').trim_end_matches(']'),
-            port.parse().ok()?,
-        ))
+        Some((host.trim_start_matches('[').trim_end_matches(']'), port))
+    }
+
+    /// Host and port apart; `None` for sockets, and where the port is none.
+    pub fn host_port(&self) -> Option<(&str, u16)> {
+        let (host, port) = self.parts()?;
+        let port = match port {
+            // Any that is free.
+            "" => 0,
+            port => port.parse().ok()?,
+        };
+        Some((host, port))
+    }
+
+    /// The port, where it is none.
+    pub fn bad_port(&self) -> Option<&str> {
+        let (_, port) = self.parts()?;
+        let bad = !port.is_empty() && port.parse::<u16>().is_err();
+        bad.then_some(port)
     }
 }
 
 impl std::fmt::Display for Url {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}://{}", self.scheme, self.address)
+        write!(
+            f,
+            "{}://{}{}{}",
+            self.scheme, self.user, self.address, self.query
+        )
     }
 }
 
@@ -1387,50 +1439,16 @@ impl std::fmt::Display for Url {
 /// # Errors
 /// The original's words for what is wrong with the first bad one.
 pub fn parse_urls(text: &str) -> Result<Vec<Url>, String> {
-    let mut urls = Vec::new();
-    if text.trim().is_empty() {
-        return Ok(urls);
-    }
-    for part in text.split(',') {
-        let part = part.trim();
-        let (scheme, address) = part
-            .split_once("://")
-            // A socket may do without the slashes.
-            .or_else(|| {
-                part.split_once(':')
-                    .filter(|(scheme, path)| scheme.starts_with("unix") && !path.is_empty())
-            })
-            .filter(|(scheme, _)| matches!(*scheme, "http" | "https" | "unix" | "unixs"))
-            .ok_or_else(|| format!("URL scheme must be http, https, unix, or unixs: {part}"))?;
-        if scheme.starts_with("http") {
-            let (host, path) = match address.split_once('/') {
-                Some((host, path)) => (host, path),
-                None => (address, ""),
-            };
-            let port = host.rsplit_once(':').map(|(_, port)| port);
-            let well_formed = port.is_some_and(|port| port.parse::<u16>().is_ok())
-                && (host.starts_with('[') || host.matches(':').count() == 1);
-            if !well_formed {
-                return Err(format!(
-                    "URL address does not have the form \"host:port\": {part}"
-                ));
-            }
-            if !path.is_empty() {
-                return Err(format!("URL must not contain a path: {part}"));
-            }
-            urls.push(Url {
-                scheme: scheme.into(),
-                address: host.into(),
-            });
-        } else if address.is_empty() {
-            return Err(format!("URL has no path of a socket: {part}"));
-        } else {
-            urls.push(Url {
-                scheme: scheme.into(),
-                address: address.into(),
-            });
-        }
-    }
+    urls_of(text.split(','))
+}
+
+/// As [`parse_urls`], of a list in which each stands for itself.
+///
+/// # Errors
+/// As [`parse_urls`].
+pub fn urls_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<Url>, String> {
+    let read = texts.into_iter().map(urls::read);
+    let mut urls = read.collect::<Result<Vec<_>, String>>()?;
     urls.sort();
     Ok(urls)
 }
@@ -1704,6 +1722,69 @@ mod tests {
             );
         }
         assert_eq!(parse(&["-h"], &[]), Err(FlagError::Help));
+    }
+
+    #[test]
+    fn an_empty_list_of_urls_leaves_the_default_and_empty_origins_are_refused() {
+        for (flag, urls) in [
+            ("listen-client-urls", "http://localhost:2379"),
+            ("advertise-client-urls", "http://localhost:2379"),
+            ("listen-peer-urls", "http://localhost:2380"),
+            ("initial-advertise-peer-urls", "http://localhost:2380"),
+        ] {
+            let values = parse(&[&format!("--{flag}=")], &[]).expect("valid");
+            assert_eq!(values.urls(flag), parse_urls(urls).expect("valid"));
+            assert!(values.is_set(flag));
+            let values = parse(&[], &[(&variable(flag), "")]).expect("valid");
+            assert_eq!(values.urls(flag), parse_urls(urls).expect("valid"));
+            let given = format!("--{flag}=http://127.0.0.1:1");
+            let values = parse(&[&given, &format!("--{flag}=")], &[]).expect("valid");
+            assert_eq!(values.text(flag), "http://127.0.0.1:1");
+        }
+        let values = parse(&["--listen-metrics-urls="], &[]).expect("valid");
+        assert_eq!(values.urls("listen-metrics-urls"), []);
+        assert_eq!(
+            parse(&["--cors="], &[]),
+            Err(FlagError::Usage(
+                "invalid value \"\" for flag -cors: URL scheme must be http, https, unix, or unixs: ".into()
+            ))
+        );
+    }
+
+    #[test]
+    fn an_empty_text_in_a_list_is_a_part_of_it() {
+        let values = parse(&["--peer-cert-allowed-cn=", "--cipher-suites=a, b"], &[]);
+        let values = values.expect("valid");
+        assert_eq!(values.list("peer-cert-allowed-cn"), [""]);
+        assert_eq!(values.list("cipher-suites"), ["a", " b"]);
+        assert_eq!(values.list("client-cert-allowed-hostname"), [""; 0]);
+    }
+
+    #[test]
+    fn numbers_are_gos() {
+        let values = parse(
+            &[
+                "--snapshot-count=1_000",
+                "--max-wals=0x1_f",
+                "--max-txn-ops=017",
+                "--backend-batch-limit=-5",
+                "--compaction-batch-limit=-5",
+                "--max-learners=-1",
+            ],
+            &[],
+        );
+        let values = values.expect("valid");
+        assert_eq!(values.unsigned("snapshot-count"), 1000);
+        assert_eq!(values.unsigned("max-wals"), 31);
+        assert_eq!(values.unsigned("max-txn-ops"), 15);
+        assert_eq!(values.signed("backend-batch-limit"), -5);
+        assert_eq!(values.signed("max-learners"), -1);
+        for bad in ["1__0", "_1", "1_", "0x", "08", "-1", "+1"] {
+            assert!(
+                parse(&[&format!("--snapshot-count={bad}")], &[]).is_err(),
+                "{bad}"
+            );
+        }
     }
 
     #[test]

@@ -33,5 +33,6 @@ pub mod sys;
 pub mod system;
 pub mod tls;
 pub mod untaken;
+pub mod urls;
 pub mod web;
 pub mod yaml;

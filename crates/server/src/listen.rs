@@ -283,6 +283,9 @@ fn bind_all(
 /// # Errors
 /// What the system says, with the address, in Go's form.
 pub fn bind(url: &Url, options: SocketOptions) -> Result<TcpListener, String> {
+    if let Some(port) = url.bad_port() {
+        return Err(format!("listen tcp: address {port}: invalid port"));
+    }
     let failed = |why: String| format!("listen tcp {}: {why}", url.address);
     let (host, port) = url
         .host_port()

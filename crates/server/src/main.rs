@@ -4,6 +4,7 @@ mod early;
 
 use std::process::ExitCode;
 
+use ferrite_server::config::ConfigError;
 use ferrite_server::flags::{self, FlagError, Values};
 use ferrite_server::run::{GIT_SHA, Outcome, RunError, run};
 use ferrite_server::{config, log, proxy, sys, system};
@@ -77,7 +78,10 @@ fn main() -> ExitCode {
     running();
     let config = match config::read(&values) {
         Ok(config) => config,
-        Err(text) => return refused(&text),
+        Err(ConfigError::Flags(text)) => return refused(&text),
+        Err(error @ ConfigError::Start(_)) => {
+            log::fatal("discovery failed", &[("error", &error.to_string())])
+        }
     };
     for warning in &config.warnings {
         tracing::warn!("{warning}");

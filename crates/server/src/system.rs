@@ -263,7 +263,10 @@ pub fn banner(config: &Config) {
             ("auto-compaction-retention", retention.clone()),
             ("auto-compaction-interval", retention),
             ("discovery-token", text("discovery-token")),
-            ("discovery-endpoints", text("discovery-endpoints")),
+            (
+                "discovery-endpoints",
+                values.list("discovery-endpoints").join(",").into(),
+            ),
             ("discovery-dial-timeout", span("discovery-dial-timeout")),
             (
                 "discovery-request-timeout",

@@ -14,6 +14,7 @@ use ferrite_tls::{
 };
 use tokio::net::TcpStream;
 
+use crate::config_file::{CLIENT_ALLOWED_CN, CLIENT_SKIP_SAN};
 use crate::flags::{Url, Values};
 
 /// What members speak among themselves, encrypted or not.
@@ -34,21 +35,13 @@ pub struct Settings {
     pub validity_years: u64,
 }
 
-fn list(text: &str) -> Vec<String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
 /// Reads the flags.
 ///
 /// # Errors
 /// What is wrong with versions and suites, in the original's words. Files are read later.
 pub fn read(values: &Values) -> Result<Settings, String> {
     let said = |error: TlsError| error.to_string();
-    let suites = list(values.text("cipher-suites"));
+    let suites = values.list("cipher-suites");
     let (min, max) = (
         values.text("tls-min-version"),
         values.text("tls-max-version"),
@@ -70,7 +63,9 @@ pub fn read(values: &Values) -> Result<Settings, String> {
             trusted_ca_file: text("trusted-ca-file"),
             client_cert_auth: values.bool("client-cert-auth"),
             crl_file: text("client-crl-file"),
-            allowed_hostnames: list(values.text("client-cert-allowed-hostname")),
+            skip_client_san_verify: values.bool(CLIENT_SKIP_SAN),
+            allowed_cns: values.list(CLIENT_ALLOWED_CN),
+            allowed_hostnames: values.list("client-cert-allowed-hostname"),
             ..info.clone()
         },
         peer: TlsInfo {
@@ -82,8 +77,8 @@ pub fn read(values: &Values) -> Result<Settings, String> {
             client_cert_auth: values.bool("peer-client-cert-auth"),
             crl_file: text("peer-crl-file"),
             skip_client_san_verify: values.bool("peer-skip-client-san-verification"),
-            allowed_cns: list(values.text("peer-cert-allowed-cn")),
-            allowed_hostnames: list(values.text("peer-cert-allowed-hostname")),
+            allowed_cns: values.list("peer-cert-allowed-cn"),
+            allowed_hostnames: values.list("peer-cert-allowed-hostname"),
             ..info
         },
         client_auto: values.bool("auto-tls"),

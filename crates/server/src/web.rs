@@ -77,13 +77,15 @@ pub fn is_gateways(path: &str) -> bool {
 
 /// Reads the flags.
 pub fn read(values: &Values) -> Rules {
-    let hosts: BTreeSet<String> = match values.text("host-whitelist") {
-        "" => BTreeSet::new(),
-        text => text.split(',').map(str::to_owned).collect(),
-    };
+    // An empty text that was given lets nobody in: it is a list of a host without a name.
+    let hosts: BTreeSet<String> = values
+        .text("host-whitelist")
+        .split(',')
+        .map(str::to_owned)
+        .collect();
     Rules {
         origins: values.origins("cors"),
-        hosts: (!hosts.is_empty() && !hosts.contains("*")).then_some(hosts),
+        hosts: (!hosts.contains("*")).then_some(hosts),
         profiles: values.bool("enable-pprof") || values.text("log-level") == "debug",
         gateway: values
             .bool("enable-grpc-gateway")
@@ -255,5 +257,18 @@ mod tests {
         ] {
             assert_eq!(split_host(text).unwrap_or(text), host, "{text}");
         }
+    }
+
+    #[test]
+    fn an_empty_list_of_hosts_that_was_given_lets_nobody_in() {
+        let hosts = |arguments: &[&str]| {
+            let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+            read(&Values::parse(&arguments, []).expect("flags")).hosts
+        };
+        assert_eq!(hosts(&[]), None);
+        assert_eq!(hosts(&["--host-whitelist=a,*"]), None);
+        let listed = |names: &[&str]| Some(names.iter().map(|n| (*n).to_owned()).collect());
+        assert_eq!(hosts(&["--host-whitelist="]), listed(&[""]));
+        assert_eq!(hosts(&["--host-whitelist=a,b"]), listed(&["a", "b"]));
     }
 }

@@ -73,6 +73,35 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Adds what `<<` brings; of several mappings the first one that has a key gives its value.
+    fn merge(&self, into: &mut Vec<(String, Yaml)>, value: Yaml) -> Result<(), String> {
+        let maps = match value {
+            Yaml::Map(map) => vec![Yaml::Map(map)],
+            Yaml::List(list) => list,
+            _ => Vec::new(),
+        };
+        let none = maps.is_empty();
+        for one in maps {
+            let Yaml::Map(map) = one else {
+                return Err(self.no_merge());
+            };
+            for (key, value) in map {
+                if !into.iter().any(|(known, _)| *known == key) {
+                    into.push((key, value));
+                }
+            }
+        }
+        match none {
+            true => Err(self.no_merge()),
+            false => Ok(()),
+        }
+    }
+
+    fn no_merge(&self) -> String {
+        let line = self.line;
+        format!("line {line}: map merge requires map or sequence of maps as the value")
+    }
+
     fn next(&mut self) -> Result<Option<Event<'a>>, String> {
         match self.parser.next_event() {
             None => Ok(None),
@@ -138,12 +167,30 @@ impl<'a> Reader<'a> {
 
     fn mapping(&mut self, depth: usize) -> Result<Yaml, String> {
         let mut map: Vec<(String, Yaml)> = Vec::new();
+        let mut merged: Vec<(String, Yaml)> = Vec::new();
         loop {
+            let merges;
             let key = match self.next()? {
-                Some(Event::MappingEnd) => return Ok(Yaml::Map(map)),
-                Some(event) => self.value(event, depth + 1)?,
+                Some(Event::MappingEnd) => {
+                    // What the mapping says itself counts, wherever it stands.
+                    merged.retain(|(key, _)| !map.iter().any(|(own, _)| own == key));
+                    merged.append(&mut map);
+                    return Ok(Yaml::Map(merged));
+                }
+                Some(event) => {
+                    merges = is_merge(&event);
+                    self.value(event, depth + 1)?
+                }
                 None => return Err("unexpected end of stream".into()),
             };
+            if merges {
+                let value = match self.next()? {
+                    Some(event) => self.value(event, depth + 1)?,
+                    None => return Err("unexpected end of stream".into()),
+                };
+                self.merge(&mut merged, value)?;
+                continue;
+            }
             let key = match key {
                 Yaml::Text(text) | Yaml::Float(text) => text,
                 Yaml::Bool(value) => value.to_string(),
@@ -160,6 +207,14 @@ impl<'a> Reader<'a> {
             map.retain(|(known, _)| *known != key);
             map.push((key, value));
         }
+    }
+}
+
+fn is_merge(event: &Event<'_>) -> bool {
+    match event {
+        Event::Scalar(text, ScalarStyle::Plain, _, None) => text == "<<",
+        Event::Scalar(_, _, _, Some(tag)) => tag.is_yaml_core_schema() && tag.suffix == "merge",
+        _ => false,
     }
 }
 
@@ -199,9 +254,27 @@ fn scalar(text: &str, plain: bool, tag: Option<&Tag>) -> Yaml {
         .then(|| digits.parse::<f64>().ok())
         .flatten();
     match float {
-        Some(number) if number.is_finite() => Yaml::Float(format!("{number}")),
+        Some(number) if number.is_finite() => json_number(number),
         _ => Yaml::Text(text.to_owned()),
     }
+}
+
+/// A number as Go's JSON writer has it: a whole one is like any other whole one, until it is so large
+/// that it gets an exponent.
+fn json_number(number: f64) -> Yaml {
+    let large = number.abs() >= 1e21;
+    if number.fract() == 0.0 && !large {
+        return Yaml::Int(number as i128);
+    }
+    let small = number != 0.0 && number.abs() < 1e-6;
+    let text = match large || small {
+        true => format!("{number:e}"),
+        false => format!("{number}"),
+    };
+    Yaml::Float(match large {
+        true => text.replace('e', "e+"),
+        false => text,
+    })
 }
 
 /// A whole number with Go's prefixes.
@@ -248,6 +321,10 @@ mod tests {
             ("-5", Yaml::Int(-5)),
             ("18446744073709551615", Yaml::Int(u64::MAX.into())),
             ("1.5", Yaml::Float("1.5".into())),
+            ("1e2", Yaml::Int(100)),
+            ("100.0", Yaml::Int(100)),
+            ("1e21", Yaml::Float("1e+21".into())),
+            ("1.5e-9", Yaml::Float("1.5e-9".into())),
             ("10m", Yaml::Text("10m".into())),
             (
                 "http://a:1,http://b:2",
@@ -273,6 +350,29 @@ mod tests {
             read("{\"a\": \"b\"}"),
             Yaml::Map(vec![("a".into(), Yaml::Text("b".into()))])
         );
+    }
+
+    #[test]
+    fn what_is_merged_gives_way_to_what_is_said() {
+        let one = |key: &str, value| (key.to_owned(), Yaml::Int(value));
+        let base = Yaml::Map(vec![one("x", 1), one("w", 2)]);
+        let text = "a: &a {x: 1, w: 2}\nb: {<<: *a, x: 3}\nc: {x: 3, <<: [{z: 4, w: 5}, *a]}\nd: {'<<': 1}";
+        assert_eq!(
+            read(text),
+            Yaml::Map(vec![
+                ("a".into(), base),
+                ("b".into(), Yaml::Map(vec![one("w", 2), one("x", 3)])),
+                (
+                    "c".into(),
+                    Yaml::Map(vec![one("z", 4), one("w", 5), one("x", 3)])
+                ),
+                ("d".into(), Yaml::Map(vec![one("<<", 1)])),
+            ])
+        );
+        for text in ["<<: 1", "<<: [1]"] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains("map merge requires map"), "{error}");
+        }
     }
 
     #[test]

@@ -22,7 +22,12 @@ fn read(path: &str) -> Result<Vec<u8>, Error> {
     if path.is_empty() {
         return Ok(Vec::new());
     }
-    std::fs::read(path).map_err(|error| Error::options(format!("open {path}: {error}")))
+    std::fs::read(path).map_err(|error| {
+        // Without the number of the error, and small, as in Go.
+        let text = error.to_string();
+        let text = text.split(" (os error").next().unwrap_or(&text);
+        Error::options(format!("open {path}: {}", text.to_lowercase()))
+    })
 }
 
 impl Options {

@@ -60,7 +60,7 @@ fn flags(bytes: &[u8]) {
                     feature("a configuration");
                     crate::count("warnings", read.warnings.len());
                 }
-                Err(error) => feature(&error),
+                Err(error) => feature(&error.to_string()),
             }
         }
         Err(error) => feature(&format!("{error:?}")),
@@ -73,7 +73,7 @@ fn file(bytes: &[u8]) {
     };
     match yaml::parse(text) {
         Ok(tree) => feature(&tree.kind()),
-        Err(error) => feature(&error),
+        Err(error) => feature(&error.to_string()),
     }
     match config_file::settings(text) {
         Ok(settings) => crate::count("settings", settings.len()),

@@ -174,7 +174,9 @@ fn bind(address: &str) -> Result<std::net::TcpListener, String> {
     let everywhere = address.starts_with(':');
     let url = |address: String| Url {
         scheme: "http".into(),
+        user: String::new(),
         address,
+        query: String::new(),
     };
     if !everywhere {
         return listen::bind(&url(address.to_owned()), SocketOptions::default());

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use super::Context;
 use crate::auth::Caller;
 use crate::errors;
-use crate::flags::parse_urls;
+use crate::flags::urls_of;
 
 /// The largest answer of a leader to a promotion: a list of members.
 const PROMOTE_ANSWER_MAX: usize = 1 << 20;
@@ -38,8 +38,7 @@ pub fn to_proto(member: &ClusterMember) -> Member {
 
 /// The URLs of a request, checked and in order.
 fn peer_urls(given: &[String]) -> Result<Vec<String>, Status> {
-    let joined = given.join(",");
-    match parse_urls(&joined) {
+    match urls_of(given.iter().map(String::as_str)) {
         Ok(urls) if !urls.is_empty() => Ok(urls.iter().map(ToString::to_string).collect()),
         _ => Err(errors::bad_urls()),
     }
@@ -215,4 +214,23 @@ async fn ask_leader_to_promote(node: &Node, id: u64) -> Option<Result<Vec<Member
 
 fn membership(error: ferrite_membership::Error) -> Error {
     Error::Apply(ferrite_apply::ApplyError::Membership(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_members_are_those_that_a_flag_takes_each_by_itself() {
+        let read = |urls: &[&str]| {
+            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+            peer_urls(&urls).ok()
+        };
+        let two = ["http://a:1".to_owned(), "http://b:2".to_owned()];
+        assert_eq!(read(&["http://b:2", "HTTP://a:1"]), Some(two.to_vec()));
+        for bad in ["http://a:1/", "http://a:1,http://b:2", "", "a:1"] {
+            assert_eq!(read(&[bad]), None, "{bad}");
+        }
+        assert_eq!(read(&[]), None);
+    }
 }

@@ -96,6 +96,16 @@ fn bad_flags() {
             None,
             &["99999999"],
         ),
+        (
+            "--listen-client-urls=http://127.0.0.1:99999",
+            Some(1),
+            &["listen tcp: address 99999: invalid port"],
+        ),
+        (
+            "--cors=",
+            Some(2),
+            &["invalid value \"\" for flag -cors: URL scheme must be"],
+        ),
         ("--initial-cluster=nonsense", None, &["initial cluster"]),
         (
             "--initial-cluster=other=http://127.0.0.1:2380",

@@ -201,6 +201,10 @@ fn bad_files_are_refused_in_the_originals_words() {
             "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal number into Go struct field securityConfig.peer-transport-security.allowed-hostname of type []string",
         ),
         (
+            "cors: foo",
+            "invalid value \"foo\" for cors: URL scheme must be http, https, unix, or unixs: foo",
+        ),
+        (
             "backend-batch-limit: 1.5",
             "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal number 1.5 into Go struct field configYAML.backend-batch-limit of type ",
         ),

@@ -261,6 +261,93 @@ async fn who_has_no_good_certificate_is_turned_away() {
     }
 }
 
+/// A file alone can say which common names clients may have. Where metrics are served apart, a certificate
+/// must besides be for the address that it comes from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_names_clients_and_metrics_ask_where_they_come_from() {
+    let _turn = beside_others().await;
+    let scene = scene();
+    let issue = |file: &str, wanted: &Wanted| scene.pki.issue(file, wanted);
+    let alice = issue("alice", &Wanted::common_name("alice"));
+    let bob = issue("bob", &Wanted::common_name("bob"));
+    let elsewhere = issue("away", &Wanted::hosts(&["10.1.2.3"]).named("alice"));
+    let mut ports = Ports::default();
+    let metrics = format!("127.0.0.1:{}", ports.take());
+    let path = scene.pki.path("etcd.yml");
+    let cluster = Cluster::builder()
+        .encrypted_clients(scene.pki.client(Some(&alice)))
+        .extra_args(&[&format!("--config-file={path}")])
+        .build();
+    let member = cluster.member(0);
+    let (peer, client) = (member.peer_url(), member.endpoint());
+    let text = format!(
+        "data-dir: {}
+listen-peer-urls: {peer}
+initial-advertise-peer-urls: {peer}
+initial-cluster: default={peer}
+listen-client-urls: {client}
+advertise-client-urls: {client}
+listen-metrics-urls: https://{metrics}
+client-transport-security:
+  cert-file: {}
+  key-file: {}
+  trusted-ca-file: {}
+  client-cert-auth: true
+  allowed-cn: [alice]
+",
+        member.data_dir().display(),
+        scene.server.cert,
+        scene.server.key,
+        scene.pki.ca(),
+    );
+    std::fs::write(&path, text).expect("a file");
+    member.start();
+    member.ready(PATIENCE).await;
+    put(&cluster.client(0), "k", "v").await;
+    let ours = our_program("etcdctl");
+    let told = refused(&ours, client, &scene.showing(&bob));
+    assert!(
+        told.contains("remote error: tls: bad certificate"),
+        "{told}"
+    );
+    turned_away(member, "client certificate authentication failed").await;
+    // Clients may come from where they like.
+    let outcome = ctl(&ours, client, &scene.showing(&elsewhere), &["get", "k"]);
+    assert_eq!(outcome.stdout, "k\nv\n", "{outcome:?}");
+    let probe = async |paper: &Paper| {
+        let info = TlsInfo {
+            trusted_ca_file: scene.pki.ca(),
+            client_cert_file: paper.cert.clone(),
+            client_key_file: paper.key.clone(),
+            cert_file: paper.cert.clone(),
+            key_file: paper.key.clone(),
+            ..TlsInfo::default()
+        };
+        let tls = ClientTls::new(&info, &["http/1.1"]).expect("a client");
+        let stream = TcpStream::connect(&metrics).await.expect("connected");
+        match tls.connect("localhost", stream).await {
+            Ok(mut stream) => {
+                let request =
+                    b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+                let mut text = Vec::new();
+                // It may be closed by then.
+                let _ = stream.write_all(request).await;
+                let _ = stream.read_to_end(&mut text).await;
+                String::from_utf8_lossy(&text).into_owned()
+            }
+            Err(_) => String::new(),
+        }
+    };
+    let page = probe(&alice).await;
+    assert!(page.contains("etcd_server_has_leader 1"), "{page}");
+    assert_eq!(probe(&elsewhere).await, "");
+    turned_away(
+        member,
+        "x509: certificate is valid for 10.1.2.3, not 127.0.0.1",
+    )
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_change_without_a_restart() {
     let _turn = beside_others().await;
@@ -770,6 +857,16 @@ async fn flags_that_cannot_be_are_refused_as_the_original_does() {
         (
             [urls("http", "https"), pair("peer-"), words(&["--cipher-suites=x"])].concat(),
             r#"discovery failed: unexpected TLS cipher suite "x""#.to_owned(),
+            true,
+        ),
+        (
+            [urls("http", "http"), words(&["--cipher-suites="])].concat(),
+            r#"discovery failed: unexpected TLS cipher suite """#.to_owned(),
+            true,
+        ),
+        (
+            [urls("http", "http"), words(&["--auth-token=simple,foo"])].concat(),
+            "discovery failed: auth: invalid auth options".to_owned(),
             true,
         ),
         (
