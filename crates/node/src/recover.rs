@@ -48,7 +48,7 @@ use crate::{resolve, rewrite, versions};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A folder cannot be made or read.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {}", path.display(), sentence(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -169,6 +169,17 @@ pub struct Recovered {
     pub restarted: bool,
     /// Addresses of members known only from the flags: to be reached before the log says so.
     pub remotes: Vec<Member>,
+}
+
+/// The system's words alone, in small letters: its number says nothing to whoever reads them.
+fn sentence(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StartError {
