@@ -318,6 +318,17 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
+/// The system's words as Go prints them: in small letters, without a number.
+pub fn system(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
 /// A size in SI units, as etcdctl shows it: `20 kB`, `2.1 GB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
@@ -342,6 +353,14 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_systems_words() {
+        let of = |number| system(&std::io::Error::from_raw_os_error(number));
+        assert_eq!(of(2), "no such file or directory");
+        assert_eq!(of(21), "is a directory");
+        assert_eq!(system(&std::io::Error::other("Whatever")), "whatever");
+    }
 
     #[test]
     fn quoting() {

@@ -148,8 +148,8 @@ impl Channel {
         let slots = config
             .endpoints
             .iter()
-            .map(|text| Ok(Slot::new(Endpoint::parse(text)?)))
-            .collect::<Result<Vec<_>, ConfigError>>()?;
+            .map(|text| Slot::new(Endpoint::parse(text)))
+            .collect::<Vec<_>>();
         if config.tls.is_none() && slots.iter().any(|slot| slot.endpoint.asks_for_tls()) {
             let tls = ClientTls::new(&TlsInfo::default(), &["h2"])?;
             config.tls = Some(Arc::new(tls));
@@ -203,12 +203,9 @@ impl Channel {
     /// From now on calls go to these endpoints; connections to those that stay are kept.
     ///
     /// # Errors
-    /// None is given, or one cannot be understood; nothing has changed then.
+    /// None is given; nothing has changed then.
     pub fn set_endpoints(&self, endpoints: &[String]) -> Result<(), ConfigError> {
-        let endpoints = endpoints
-            .iter()
-            .map(|text| Endpoint::parse(text))
-            .collect::<Result<Vec<_>, ConfigError>>()?;
+        let endpoints: Vec<_> = endpoints.iter().map(|text| Endpoint::parse(text)).collect();
         if endpoints.is_empty() {
             return Err(ConfigError::NoEndpoints);
         }

@@ -78,6 +78,7 @@ async fn handshake(endpoint: &Endpoint, config: &Config) -> Result<SendRequest<B
         Address::Unix(path) => {
             Box::new(UnixStream::connect(path).await.map_err(|e| e.to_string())?)
         }
+        Address::Unusable { reason, .. } => return Err((*reason).to_owned()),
     };
     let tls = tls_for(endpoint, config);
     let socket: Box<dyn Socket> = match tls {
@@ -137,6 +138,8 @@ fn perhaps(endpoint: &Endpoint) -> String {
     match &endpoint.address {
         Address::Tcp(authority) => format!("; perhaps it speaks TLS: https://{authority}?"),
         Address::Unix(_) => "; perhaps it speaks TLS: unixs://?".to_owned(),
+        // Nobody was reached there.
+        Address::Unusable { .. } => String::new(),
     }
 }
 

@@ -4,8 +4,6 @@ use std::path::PathBuf;
 
 use http::uri::Authority;
 
-use crate::error::ConfigError;
-
 /// Where one member listens, and whether encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -31,19 +29,31 @@ pub(crate) enum Address {
     Tcp(Authority),
     /// A unix socket.
     Unix(PathBuf),
+    /// Nothing that one could connect to: each attempt fails, with this reason. Other endpoints, if there are
+    /// any, serve alone.
+    Unusable {
+        /// The text as given.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }
 
 impl Endpoint {
     /// Reads `host:port`, `http://host:port[/]`, `unix://path` or `unix:path`, and `https` and `unixs`
-    /// in their places.
-    ///
-    /// # Errors
-    /// Text that is none of these.
-    pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let bad = |reason: &'static str| ConfigError::Endpoint {
-            endpoint: text.to_owned(),
-            reason,
-        };
+    /// in their places. Any other text is taken as well, as an endpoint that cannot be reached.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        Self::understand(text).unwrap_or_else(|reason| Self {
+            address: Address::Unusable {
+                text: text.to_owned(),
+                reason,
+            },
+            security: Security::IfConfigured,
+        })
+    }
+
+    fn understand(text: &str) -> Result<Self, &'static str> {
         let socket = match text.strip_prefix("unixs:") {
             Some(rest) => Some((rest, Security::Tls)),
             None => text
@@ -53,7 +63,7 @@ impl Endpoint {
         if let Some((rest, security)) = socket {
             let path = rest.strip_prefix("//").unwrap_or(rest);
             if path.is_empty() {
-                return Err(bad("the path of the unix socket is missing"));
+                return Err("the path of the unix socket is missing");
             }
             return Ok(Self {
                 address: Address::Unix(path.into()),
@@ -68,22 +78,20 @@ impl Endpoint {
             (text, Security::IfConfigured)
         };
         if rest.contains("://") {
-            return Err(bad("unknown scheme; use http://, https:// or none"));
+            return Err("unknown scheme; use http://, https:// or none");
         }
         let host = rest.split_once('/').map_or(rest, |(host, _)| host);
         if host.is_empty() {
-            return Err(bad("the address is missing"));
+            return Err("the address is missing");
         }
         let authority: Authority = host
             .parse()
-            .map_err(|_| bad("not a host and a port; write host:port, or [ipv6]:port"))?;
+            .map_err(|_| "not a host and a port; write host:port, or [ipv6]:port")?;
         if authority.as_str().contains('@') || authority.host().is_empty() {
-            return Err(bad(
-                "not a host and a port; write host:port, or [ipv6]:port",
-            ));
+            return Err("not a host and a port; write host:port, or [ipv6]:port");
         }
         if authority.port_u16().is_none() {
-            return Err(bad("the port is missing; write host:port"));
+            return Err("the port is missing; write host:port");
         }
         Ok(Self {
             address: Address::Tcp(authority),
@@ -116,6 +124,7 @@ impl Endpoint {
                     None => name.into_owned(),
                 }
             }
+            Address::Unusable { text, .. } => text.clone(),
         }
     }
 
@@ -124,7 +133,7 @@ impl Endpoint {
     pub(crate) fn authority(&self) -> Authority {
         match &self.address {
             Address::Tcp(authority) => authority.clone(),
-            Address::Unix(_) => Authority::from_static("localhost"),
+            Address::Unix(_) | Address::Unusable { .. } => Authority::from_static("localhost"),
         }
     }
 }
@@ -136,18 +145,20 @@ impl std::fmt::Display for Endpoint {
             (Address::Tcp(authority), _) => authority.fmt(f),
             (Address::Unix(path), Security::Tls) => write!(f, "unixs://{}", path.display()),
             (Address::Unix(path), _) => write!(f, "unix://{}", path.display()),
+            (Address::Unusable { text, .. }, _) => write!(f, "{text:?}"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Endpoint;
+    use super::{Address, Endpoint};
 
     fn parsed(text: &str) -> String {
-        match Endpoint::parse(text) {
-            Ok(endpoint) => endpoint.to_string(),
-            Err(error) => format!("error: {error}"),
+        let endpoint = Endpoint::parse(text);
+        match &endpoint.address {
+            Address::Unusable { reason, .. } => format!("error: {reason}"),
+            _ => endpoint.to_string(),
         }
     }
 
@@ -166,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_certificate_must_be_for_the_host_or_the_sockets_name() {
-        let name = |text: &str| Endpoint::parse(text).map(|endpoint| endpoint.server_name());
+        let name = |text: &str| Endpoint::parse(text).server_name();
         for (text, wanted) in [
             ("https://etcd-00:2379", "etcd-00"),
             ("https://[::1]:2379", "::1"),
@@ -175,12 +186,12 @@ mod tests {
             ("unixs:///run/localhost:2379", "localhost"),
             ("unixs:rel.sock", "rel.sock"),
         ] {
-            assert_eq!(name(text).expect("an endpoint"), wanted, "{text}");
+            assert_eq!(name(text), wanted, "{text}");
         }
     }
 
     #[test]
-    fn what_is_refused_says_why() {
+    fn what_cannot_be_reached_says_why() {
         assert!(parsed("h").contains("port is missing"));
         assert!(parsed("").contains("address is missing"));
         assert!(parsed("ftp://h:1").contains("unknown scheme"));

@@ -11,14 +11,6 @@ pub enum ConfigError {
     /// The endpoint list is empty.
     #[error("etcdclient: no available endpoints")]
     NoEndpoints,
-    /// An endpoint is not understood.
-    #[error("bad endpoint \"{endpoint}\": {reason}")]
-    Endpoint {
-        /// The text as given.
-        endpoint: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
     /// TLS cannot be configured.
     #[error(transparent)]
     Tls(#[from] ferrite_tls::TlsError),

@@ -21,6 +21,7 @@ mod error;
 mod method;
 mod observer;
 pub mod srv;
+mod urls;
 mod watcher;
 
 pub use channel::Channel;
@@ -34,6 +35,7 @@ pub use ferrite_proto::etcdserverpb as pb;
 pub use ferrite_tls as tls;
 pub use observer::{Noticed, Observer};
 pub use tonic::{Code, Status, Streaming};
+pub use urls::check_peer_urls;
 pub use watcher::{WatchEvent, Watcher};
 
 use ferrite_proto::etcdserverpb::{

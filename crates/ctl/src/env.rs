@@ -1,5 +1,5 @@
 //! `ETCDCTL_*` variables: each global flag has one, a flag set both ways is refused, and a variable
-//! that is no flag's only earns a warning.
+//! that is no flag's, or whose value cannot be read, only earns a warning.
 
 use std::ffi::OsString;
 
@@ -40,12 +40,20 @@ pub fn apply(
                 report::log("fatal", CONFLICT, &[("environment-variable", &name)]);
                 return Err(Failure::silent(exit::ERROR));
             }
-            Some(flag) if !value.is_empty() => values.set(flag, &value).map_err(|error| {
-                Failure::args(format!(
-                    "invalid value {} for {name}: {error}",
-                    quote(value.as_bytes())
-                ))
-            })?,
+            Some(flag) if !value.is_empty() => {
+                // It does not end the program in the original either, which does not say a word.
+                if let Err(error) = values.set(flag, &value) {
+                    let text = format!(
+                        "invalid value {} for {name}: {error}",
+                        quote(value.as_bytes())
+                    );
+                    report::log(
+                        "warn",
+                        "ignored environment variable",
+                        &[("environment-variable", &name), ("error", &text)],
+                    );
+                }
+            }
             None if name == API && value == "3" => {}
             _ => report::log(
                 "warn",

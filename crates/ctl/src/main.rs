@@ -239,8 +239,13 @@ async fn dispatch(
             lease::revoke(&open(values)?, id).await
         }
         Action::LeaseTimeToLive => {
-            let id = lease::time_to_live_id(words)?;
-            lease::time_to_live(&open(values)?, id).await
+            // The number is read last, as in the original.
+            let id = lease::time_to_live_id(words);
+            if words.len() != 1 {
+                return id.map(drop);
+            }
+            let session = open(values)?;
+            lease::time_to_live(&session, id?).await
         }
         Action::LeaseList => lease::list(&open(values)?).await,
         Action::LeaseKeepAlive => {
@@ -406,11 +411,22 @@ fn help_topic(words: &cmd::Words) -> Result<(), Failure> {
     for word in words {
         let name = cmd::text(word);
         let Some(command) = commands::find(children, &name) else {
-            return Err(Failure {
-                code: exit::ERROR,
-                message: Some(format!("Unknown help topic `{name}`")),
-                hint: suggestion(children, &name),
-            });
+            // The original prints help and succeeds; at least say what was not understood.
+            if path.is_empty() {
+                let all: Vec<String> = words
+                    .iter()
+                    .map(|w| format!("`{}`", cmd::text(w)))
+                    .collect();
+                report::err(&format!("Unknown help topic [{}]", all.join(" ")));
+                if let Some(hint) = suggestion(children, &name) {
+                    report::err(hint.trim());
+                }
+                report::out(help::root().as_bytes());
+            } else {
+                report::err(&misnamed(&path, &name));
+                report::out(help::command(&path).as_bytes());
+            }
+            return Ok(());
         };
         path.push(command);
         children = command.children;

@@ -20,7 +20,7 @@ pub struct Session {
     pub values: Values,
     /// How to print.
     pub printer: Printer,
-    /// `--endpoints`, as given.
+    /// `--endpoints`, without blanks around them.
     pub endpoints: Vec<String>,
     discovered: OnceCell<Vec<String>>,
     credentials: Option<(String, String)>,
@@ -33,7 +33,8 @@ impl Session {
         if values.bool("debug") {
             show_settings(&values);
         }
-        let endpoints = values.list("endpoints");
+        let given = values.list("endpoints");
+        let endpoints = given.iter().map(|e| e.trim().to_owned()).collect();
         let mut base = Config::new(Vec::<String>::new());
         base.tls = tls(&values)?;
         base.observer = report::observer();
@@ -83,7 +84,7 @@ impl Session {
         let found = self.discovered.get_or_try_init(|| discover(&self.values));
         let found = found.await?;
         if found.is_empty() {
-            return Ok(self.endpoints.iter().map(|e| e.trim().to_owned()).collect());
+            return Ok(self.endpoints.clone());
         }
         Ok(found.clone())
     }

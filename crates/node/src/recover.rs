@@ -49,7 +49,7 @@ use crate::{resolve, rewrite, versions};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A folder cannot be made or read.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {}", path.display(), sentence(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -177,6 +177,17 @@ impl Recovered {
     pub fn request_ids(&self, unix_ms: u64, chance: u64) -> IdGenerator {
         let log = self.restarted.then(|| self.storage.log());
         IdGenerator::new(self.member_id, unix_ms, log, chance)
+    }
+}
+
+/// The system's words alone, in small letters: its number says nothing to whoever reads them.
+fn sentence(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
     }
 }
 

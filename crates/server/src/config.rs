@@ -11,7 +11,6 @@ use ferrite_node::{Config as NodeConfig, Upkeep, versions};
 use ferrite_peer::Dialer;
 
 use crate::auth::{Gate, Tokens};
-use crate::config_file::in_go;
 use crate::discovery;
 use crate::features::{Feature, Features};
 use crate::flags::{Url, Values, parse_duration};
@@ -188,7 +187,7 @@ pub fn logging(values: &Values) -> Result<LogConfig, String> {
                 format!(
                     "open sink {name:?}: open {}: {} (the log output must be a file that can be written)",
                     path.display(),
-                    in_go(&error)
+                    ferrite_cli::gofmt::system(&error)
                 )
             })?,
         });

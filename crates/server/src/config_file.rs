@@ -4,6 +4,8 @@
 //! here. Durations are whole nanoseconds, lists of URLs are one text, unknown keys are passed over.
 //! Words for mistakes are those of Go's YAML and JSON readers.
 
+use ferrite_cli::gofmt;
+
 use crate::features::Features;
 use crate::flags::{FLAGS, Flag, Kind, Origins, edits, parse_urls};
 use crate::yaml::{self, Yaml};
@@ -214,8 +216,9 @@ pub type Contents = (Vec<(&'static str, String)>, Vec<(String, Option<String>)>)
 /// # Errors
 /// [`FileError`], in the original's words.
 pub fn read_all(path: &str) -> Result<Contents, FileError> {
-    let failed =
-        |error: std::io::Error| FileError::Logged(format!("open {path}: {}", in_go(&error)));
+    let failed = |error: std::io::Error| {
+        FileError::Logged(format!("open {path}: {}", gofmt::system(&error)))
+    };
     let size = std::fs::metadata(path).map_err(failed)?;
     if size.is_file() && size.len() > BYTES_MAX {
         return Err(FileError::Logged(format!(
@@ -309,17 +312,6 @@ fn look(
             .map(|(_, name)| dotted(above, name))
     });
     unknown.push((dotted(above, key), meant));
-}
-
-/// The system's words as Go writes them: `no such file or directory`.
-pub fn in_go(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or(&text);
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
-    }
 }
 
 /// As [`read`], of a text.

@@ -108,17 +108,30 @@ pub fn moved(method: &Method, path: &str, query: Option<&str>) -> Response<Bytes
 
 /// For a request that does not say whom it asks.
 pub fn no_host() -> Response<Bytes> {
-    let mut response = answer(
-        StatusCode::BAD_REQUEST,
-        TEXT,
-        "400 Bad Request: missing required Host header",
-    );
+    bad_request("400 Bad Request: missing required Host header")
+}
+
+/// For a request that says more than once whom it asks: which of them it means, another server on the way
+/// may see otherwise.
+pub fn too_many_hosts() -> Response<Bytes> {
+    bad_request("400 Bad Request: too many Host headers")
+}
+
+/// For a request whose target cannot be read.
+pub fn bad_target() -> Response<Bytes> {
+    bad_request("400 Bad Request")
+}
+
+/// Refuses a request in these words, the reason beside the status among them, and ends the connection.
+fn bad_request(words: &'static str) -> Response<Bytes> {
+    let mut response = answer(StatusCode::BAD_REQUEST, TEXT, words);
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("close"));
-    response.extensions_mut().insert(ReasonPhrase::from_static(
-        b"Bad Request: missing required Host header",
-    ));
+    if let Some(reason) = words.strip_prefix("400 ") {
+        let reason = ReasonPhrase::from_static(reason.as_bytes());
+        response.extensions_mut().insert(reason);
+    }
     response
 }
 
@@ -224,7 +237,7 @@ pub async fn probe(
                     continue;
                 };
                 let single = match rest {
-                    "" | "/" => None,
+                    "" => None,
                     _ => match rest
                         .strip_prefix('/')
                         .and_then(|name| checks.iter().find(|check| check.name() == name))

@@ -97,19 +97,39 @@ pub fn read(values: &Values) -> Rules {
 pub async fn serve<B>(context: &Context, request: &Request<B>, traffic: Traffic) -> Routed {
     let (method, uri) = (request.method(), request.uri());
     let query = uri.query().unwrap_or_default();
+    let plain = request.version() < Version::HTTP_2;
+    if plain && request.headers().get_all(HOST).iter().count() > 1 {
+        return Routed::Answered(http::too_many_hosts());
+    }
     if request.version() == Version::HTTP_11 && request.headers().get(HOST).is_none() {
         return Routed::Answered(http::no_host());
     }
-    if traffic == Traffic::Metrics {
-        if uri.path() == metrics::PATH {
-            let page = metrics::respond(&context.node, request.headers());
-            return Routed::Answered(page);
-        }
-        let probed = http::probe(&context.node, method, uri.path(), query).await;
-        return Routed::Answered(probed.unwrap_or_else(http::not_found));
+    if plain && method != Method::CONNECT && uri.scheme().is_none() && uri.authority().is_some() {
+        return Routed::Answered(http::bad_target());
     }
-    let renamed = uri.path().strip_prefix(GATEWAY_OF_OLD);
-    let path = match renamed {
+    // Two ways to write a path are one path; which is asked for is decided by what it means.
+    let Some(asked) = http::unescaped(uri.path()) else {
+        return Routed::Answered(http::bad_target());
+    };
+    if traffic == Traffic::Metrics {
+        let response = if method == Method::OPTIONS && asked == "*" {
+            http::empty(StatusCode::OK)
+        } else if let Some(clean) = cleaned(uri.path()).filter(|_| method != Method::CONNECT) {
+            http::moved(method, &clean, uri.query())
+        } else if asked == metrics::PATH {
+            metrics::respond(&context.node, request.headers())
+        } else {
+            let probed = http::probe(&context.node, method, &asked, query).await;
+            probed.unwrap_or_else(http::not_found)
+        };
+        return Routed::Answered(response);
+    }
+    let path = match asked.strip_prefix(GATEWAY_OF_OLD) {
+        Some(rest) => &format!("{GATEWAY}{rest}"),
+        None => &asked,
+    };
+    // What is escaped is no separator, and no dot to go up by.
+    let written = match uri.path().strip_prefix(GATEWAY_OF_OLD) {
         Some(rest) => &format!("{GATEWAY}{rest}"),
         None => uri.path(),
     };
@@ -120,15 +140,12 @@ pub async fn serve<B>(context: &Context, request: &Request<B>, traffic: Traffic)
     let gateway = context.rules.gateway.is_some();
     let response = if method == Method::OPTIONS {
         http::empty(StatusCode::OK)
-    } else if let Some(clean) = cleaned(path).filter(|_| method != Method::CONNECT) {
+    } else if let Some(clean) = cleaned(written).filter(|_| method != Method::CONNECT) {
         http::moved(method, &clean, uri.query())
     } else if gateway && GATEWAY.strip_suffix('/') == Some(path) {
         http::moved(method, GATEWAY, uri.query())
     } else if gateway && let Some(inner) = path.strip_prefix(GATEWAY) {
-        return match http::unescaped(inner) {
-            Some(inner) => Routed::Gateway(inner, sharing),
-            None => Routed::Answered(sharing.on(http::not_found())),
-        };
+        return Routed::Gateway(inner.to_owned(), sharing);
     } else if path == metrics::PATH {
         metrics::respond(&context.node, request.headers())
     } else if let Some(answered) = debug::serve(context, method, path) {

@@ -36,6 +36,7 @@ pub struct Wanted {
     common_name: String,
     hosts: Vec<String>,
     days: Option<i64>,
+    servers_only: bool,
 }
 
 impl Wanted {
@@ -58,6 +59,13 @@ impl Wanted {
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.common_name);
+        self
+    }
+
+    /// The same, good for the listening end of a connection only.
+    #[must_use]
+    pub fn for_servers_only(mut self) -> Self {
+        self.servers_only = true;
         self
     }
 
@@ -151,6 +159,9 @@ impl Pki {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        if wanted.servers_only {
+            params.extended_key_usages.pop();
+        }
         let key = KeyPair::generate().expect("a key can be made");
         // Unique as far as tests go, and with its highest bit clear, so that it is written as it is.
         let bytes: [u8; 8] = key.public_key_raw()[1..9]

@@ -11,7 +11,7 @@ use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::check::{Allowed, Holder};
@@ -22,6 +22,11 @@ use crate::{load, names, san, words};
 
 /// How long one handshake may take. Whoever says nothing holds a descriptor until then.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Of what a client that is turned away still sends, so much is read: more than its first flight and a request,
+const PARTING_BYTES: usize = 64 << 10;
+/// for so long at most.
+const PARTING_TIME: Duration = Duration::from_secs(1);
 
 /// The first byte of a handshake, which no request in clear text begins with.
 const HANDSHAKE_RECORD: u8 = 0x16;
@@ -223,7 +228,15 @@ impl ServerTls {
             Ok(config) => config,
             Err(error) => return Err(Rejected::because(server_name, error.to_string())),
         };
-        match start.into_stream(Arc::new(config)).await {
+        let settled = start.into_stream(Arc::new(config)).into_fallible().await;
+        let settled = match settled {
+            Ok(stream) => Ok(stream),
+            Err((error, io)) => {
+                part(io).await;
+                Err(error)
+            }
+        };
+        match settled {
             Ok(stream) => {
                 let shown = stream.get_ref().1.peer_certificates();
                 let common_name = shown
@@ -332,6 +345,27 @@ impl ServerTls {
             serials
         }))
     }
+}
+
+/// Ends a connection so that the alert arrives: with something unread, closing would throw it away with a reset.
+async fn part<IO>(mut io: IO)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let read = async {
+        io.shutdown().await?;
+        let mut left = PARTING_BYTES;
+        let mut bytes = [0; 1024];
+        while left > 0 {
+            match io.read(&mut bytes).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    // The connection is over one way or the other.
+    let _over = tokio::time::timeout(PARTING_TIME, read).await;
 }
 
 fn read_files(info: &TlsInfo) -> Result<Files, TlsError> {

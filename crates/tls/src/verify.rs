@@ -127,7 +127,14 @@ impl ClientCertVerifier for ClientJudge {
                     .verify_client_cert(end_entity, intermediates, now)
             },
         )
-        .inspect_err(|error| self.verdict.say(words::tls(error), end_entity))?;
+        .inspect_err(|error| self.verdict.say(words::tls(error), end_entity))
+        .map_err(|error| match error {
+            // The alert that goes with this is "bad certificate", the original's for what is meant for something else.
+            Error::InvalidCertificate(
+                CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
+            ) => refuse(CertificateError::NotValidForName),
+            other => other,
+        })?;
         if !rules.allowed.lets_in(end_entity) {
             rules.allowed.tell(end_entity);
             self.verdict.say(NOT_ALLOWED, end_entity);

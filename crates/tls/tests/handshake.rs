@@ -152,6 +152,16 @@ async fn who_is_not_let_in_hears_why_in_the_originals_words() {
         Some("remote error: tls: expired certificate")
     );
 
+    let server_only = Wanted::common_name("server").for_servers_only();
+    let server_only = scene.pki.issue("server-only", &server_only);
+    let (server, error) = shake(&asking, &shown(&server_only), "localhost", None).await;
+    let unfit = "x509: certificate specifies an incompatible key usage";
+    assert_eq!(
+        why(server),
+        format!("tls: failed to verify certificate: {unfit}")
+    );
+    assert_eq!(error.as_deref(), Some("remote error: tls: bad certificate"));
+
     // A server that a client does not know.
     let (server, error) = shake(
         &asking,

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ferrite_cli::gofmt;
+
 /// Any failure without a code of its own.
 pub const ERROR: u8 = 1;
 /// A flag whose value is not supported.
@@ -42,7 +44,7 @@ impl From<Error> for Failure {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused.
-    #[error("{action} {}: {}", path.display(), system(source))]
+    #[error("{action} {}: {}", path.display(), gofmt::system(source))]
     Io {
         /// What was attempted, as etcd names it.
         action: &'static str,
@@ -175,7 +177,12 @@ impl Error {
 
 /// The engine's words, with the file's name unless they hold it.
 fn database(path: &Path, source: &ferrite_bolt::Error) -> String {
-    let text = source.to_string();
+    let text = match source {
+        ferrite_bolt::Error::Io { action, source } => {
+            format!("database file: cannot {action}: {}", gofmt::system(source))
+        }
+        other => other.to_string(),
+    };
     let name = path.display().to_string();
     if text.contains(&name) {
         text
@@ -184,22 +191,9 @@ fn database(path: &Path, source: &ferrite_bolt::Error) -> String {
     }
 }
 
-/// The system's words, as Go prints them.
-fn system(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no such file or directory".into(),
-        io::ErrorKind::PermissionDenied => "permission denied".into(),
-        io::ErrorKind::NotADirectory => "not a directory".into(),
-        io::ErrorKind::IsADirectory => "is a directory".into(),
-        io::ErrorKind::AlreadyExists => "file exists".into(),
-        io::ErrorKind::StorageFull => "no space left on device".into(),
-        _ => error.to_string(),
-    }
-}
-
 fn quoted(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    ferrite_cli::gofmt::quote(path.as_os_str().as_bytes())
+    gofmt::quote(path.as_os_str().as_bytes())
 }
 
 /// Bytes as Go's `%v` prints them.

@@ -293,7 +293,18 @@ fn help_topic(words: &[Vec<u8>]) -> Result<(), Failure> {
     for word in words {
         let name = text(word);
         let Some(command) = commands::find(children(&path), &name) else {
-            return Err(Failure::new(ERROR, format!("Unknown help topic `{name}`")));
+            // The original prints help and succeeds; at least say what was not understood.
+            if path.is_empty() {
+                let all: Vec<String> = words.iter().map(|w| format!("`{}`", text(w))).collect();
+                report::err(&format!("Unknown help topic [{}]", all.join(" ")));
+            } else {
+                let quoted = gofmt::quote(name.as_bytes());
+                report::err(&format!(
+                    "unknown command {quoted} for \"{}\"",
+                    names(&path)
+                ));
+            }
+            break;
         };
         path.push(command);
     }

@@ -172,9 +172,10 @@ pub async fn snapshot_save(session: &Session, path: &Path, limited: bool) -> Res
             .and_then(|()| sync_parent(path))
             .map_err(|e| {
                 format!(
-                    "could not rename {} to {} ({e})",
+                    "could not rename {} to {} ({})",
                     part.display(),
-                    path.display()
+                    path.display(),
+                    gofmt::system(&e)
                 )
             })?;
         report::log("info", "saved", &[("path", &path.display().to_string())]);
@@ -203,8 +204,14 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
 /// Receives a database into a file and syncs it; the version of the server that sent it.
 async fn receive(client: &Client, endpoint: &str, part: &Path) -> Result<String, String> {
     let begun = Instant::now();
-    let open = |e| format!("could not open {} ({e})", part.display());
-    let write = |e| format!("could not write snapshot: {e}");
+    let name = part.display();
+    let open = |e| format!("could not open {name} (open {name}: {})", gofmt::system(&e));
+    let write = |e| {
+        format!(
+            "could not write snapshot: write {name}: {}",
+            gofmt::system(&e)
+        )
+    };
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create(true)
@@ -240,8 +247,12 @@ async fn receive(client: &Client, endpoint: &str, part: &Path) -> Result<String,
     if size % SECTOR_BYTES != SUM_BYTES {
         return Err(format!("sha256 checksum not found [bytes: {size}]"));
     }
-    file.sync_all()
-        .map_err(|e| format!("could not fsync snapshot: {e}"))?;
+    file.sync_all().map_err(|e| {
+        format!(
+            "could not fsync snapshot: sync {name}: {}",
+            gofmt::system(&e)
+        )
+    })?;
     drop(progress);
     report::log(
         "info",

@@ -1,9 +1,9 @@
 //! `member …`.
 
-use ferrite_client::pb;
+use ferrite_client::{check_peer_urls, pb};
 
 use super::{Words, serializable, text};
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::gofmt::{parse_uint, quote};
 use crate::output::Form;
 use crate::report;
@@ -24,6 +24,11 @@ fn peer_urls(values: &Values) -> Result<Vec<String>, Failure> {
         return Err(Failure::args("member peer urls not provided"));
     }
     Ok(urls.split(',').map(str::to_owned).collect())
+}
+
+/// Nothing is sent that a member could not read.
+fn readable(urls: &[String]) -> Result<(), Failure> {
+    check_peer_urls(urls).map_err(|why| Failure::new(exit::ERROR, why))
 }
 
 /// What `member add` needs: the name, and the request.
@@ -57,6 +62,7 @@ pub async fn add(
     request: pb::MemberAddRequest,
 ) -> Result<(), Failure> {
     let client = session.client().await?;
+    readable(&request.peer_urls)?;
     let response = client.cluster().member_add(request).await?.into_inner();
     session.printer.member_add(&response)?;
     if session.printer.form != Form::Simple {
@@ -120,6 +126,7 @@ pub fn update_request(values: &Values, words: &Words) -> Result<pb::MemberUpdate
 /// `member update`.
 pub async fn update(session: &Session, request: pb::MemberUpdateRequest) -> Result<(), Failure> {
     let client = session.client().await?;
+    readable(&request.peer_urls)?;
     let id = request.id;
     let r = client.cluster().member_update(request).await?.into_inner();
     session

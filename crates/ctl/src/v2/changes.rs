@@ -1,6 +1,6 @@
 //! `member add`, `member remove` and `member update`, as version 2 printed them.
 
-use ferrite_client::{Client, describe, pb};
+use ferrite_client::{Client, check_peer_urls, describe, pb};
 
 use super::{Options, connect, members};
 use crate::exit::{self, Failure};
@@ -33,6 +33,7 @@ pub async fn add(options: &Options, arguments: &[&str]) -> Result<(), Failure> {
         peer_urls: vec![(*url).to_owned()],
         is_learner: false,
     };
+    check_peer_urls(&request.peer_urls).map_err(bare)?;
     let response = client.cluster().member_add(request).await;
     let response = response.map_err(|status| refused(&status))?.into_inner();
     let id = response.member.map_or(0, |m| m.id);
@@ -109,6 +110,7 @@ pub async fn update(options: &Options, arguments: &[&str]) -> Result<(), Failure
         id,
         peer_urls: urls.split(',').map(str::to_owned).collect(),
     };
+    check_peer_urls(&request.peer_urls).map_err(bare)?;
     let response = client.cluster().member_update(request).await;
     response.map_err(|status| match status.message() {
         "etcdserver: member not found" => unknown(),

@@ -190,10 +190,39 @@ fn variables_stand_for_flags() {
     let silent = run(
         &ours(),
         &[("ETCDCTL_API", "3")],
-        &["--endpoints=bad", "get", "a"],
+        &[
+            "--endpoints=127.0.0.1:1",
+            "--command-timeout=100ms",
+            "get",
+            "a",
+        ],
         b"",
     );
-    assert_eq!((silent.logs.as_str(), silent.code), ("", Some(128)));
+    assert!(!silent.logs.contains("unrecognized"), "{}", silent.logs);
+    // A value that cannot be read is passed over, and the usual one stays.
+    let bad = [("ETCDCTL_DIAL_TIMEOUT", "x"), ("ETCDCTL_HEX", "perhaps")];
+    let passed = run(
+        &ours(),
+        &bad,
+        &[
+            "--command-timeout=100ms",
+            "--endpoints=127.0.0.1:1",
+            "get",
+            "a",
+        ],
+        b"",
+    );
+    assert_eq!(
+        (passed.stderr.as_str(), passed.code),
+        ("Error: context deadline exceeded\n", Some(1))
+    );
+    assert!(
+        passed
+            .logs
+            .contains("invalid value \\\"x\\\" for ETCDCTL_DIAL_TIMEOUT"),
+        "{}",
+        passed.logs
+    );
 }
 
 #[test]

@@ -25,7 +25,7 @@ impl Journal {
             format!(
                 "can't find journal (dial unixgram {}: connect: {})",
                 path.display(),
-                crate::config_file::in_go(&error)
+                ferrite_cli::gofmt::system(&error)
             )
         };
         let socket = UnixDatagram::unbound().map_err(failed)?;

@@ -71,15 +71,25 @@ async fn plain_http_is_answered_as_the_original_does() {
             ("GET", "/a/../health?serializable=true", ""),
             ("POST", "/debug/vars", "Content-Length: 0\r\n"),
             ("GET", "/debug/pprof/", ""),
+            ("GET", "/healt%68", ""),
+            ("OPTIONS", "*", ""),
         ] {
             let answer = asked(member.endpoint(), method, path, more).await;
             answers.push((format!("{method} {path} {more}"), answer));
         }
-        let nameless = told(member.endpoint(), b"GET /health HTTP/1.1\r\n\r\n").await;
-        let mut nameless = Answer::of(&nameless);
-        // The end of the connection is enough for Go.
-        nameless.headers.remove("content-length");
-        answers.push(("no host".to_owned(), nameless));
+        for refused in [
+            "GET /health HTTP/1.1\r\n\r\n",
+            "GET /health HTTP/1.1\r\nHost: good\r\nHost: bad\r\n\r\n",
+            "GET /health HTTP/1.0\r\nHost: good\r\nHost: good\r\n\r\n",
+            "GET health HTTP/1.1\r\nHost: good\r\n\r\n",
+            "GET /%zz HTTP/1.1\r\nHost: good\r\n\r\n",
+        ] {
+            let mut answer = Answer::of(&told(member.endpoint(), refused.as_bytes()).await);
+            // The end of the connection is enough for Go, and it answers in the version that it knows best.
+            answer.headers.remove("content-length");
+            answer.status = answer.status.replace("HTTP/1.0", "HTTP/1.1");
+            answers.push((refused.to_owned(), answer));
+        }
         for foreign in [
             &b"\x00\x01\x02\r\n"[..],
             b"SSH-2.0-OpenSSH\r\n",
@@ -114,7 +124,11 @@ async fn checks_of_health_say_which_and_why() {
     let _turn = beside_others().await;
     let cluster = Cluster::builder().members(2).start().await;
     let endpoint = cluster.member(0).endpoint();
-    for path in ["/livez", "/readyz", "/livez/", "/livez/serializable_read"] {
+    for path in ["/livez/", "/readyz/"] {
+        let answer = wire::get(endpoint, path).await;
+        assert_eq!(answer.status, "HTTP/1.1 404 Not Found", "{path}");
+    }
+    for path in ["/livez", "/readyz", "/livez/serializable_read"] {
         let answer = wire::get(endpoint, path).await;
         assert_eq!(
             (answer.body.as_str(), answer.status.as_str()),
@@ -677,6 +691,13 @@ async fn metrics_have_addresses_of_their_own() {
         wire::get(&clear, "/readyz").await.status,
         "HTTP/1.1 503 Service Unavailable"
     );
+    for path in ["//health", "/./health"] {
+        let answer = wire::get(&clear, path).await;
+        assert_eq!(answer.status, "HTTP/1.1 301 Moved Permanently", "{path}");
+        assert_eq!(answer.header("location"), Some("/health"), "{path}");
+    }
+    let options = wire::asked(&clear, "OPTIONS", "*", "").await;
+    assert_eq!(options.status, "HTTP/1.1 200 OK");
     for path in ["/version", "/debug/vars", "/nope"] {
         let answer = wire::get(&clear, path).await;
         assert_eq!(answer.body, "404 page not found\n", "{path}");

@@ -102,6 +102,8 @@ fn help_succeeds() {
         &[][..],
         &["--help"],
         &["help", "snapshot", "restore"],
+        &["help", "snapshot", "restor"],
+        &["help", "bogus"],
         &["snapshot"],
         &["snapshot", "restore", "-h"],
     ] {
