@@ -326,3 +326,15 @@ impl Terminal {
         }
     }
 }
+
+/// What was printed about a form of output that there is not, as the original prints it: ours also lists those that
+/// there are.
+pub fn without_forms(stderr: &str) -> String {
+    let list = "--write-out can be fields, json, protobuf, simple or table.\n";
+    assert_eq!(
+        stderr.contains("unsupported output format\n"),
+        stderr.ends_with(list),
+        "{stderr}"
+    );
+    stderr.replace(list, "")
+}
