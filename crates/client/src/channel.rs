@@ -430,7 +430,9 @@ impl Shared {
             && deadline.is_some_and(|d| Instant::now() + DEADLINE_SLACK >= d)
         {
             self.tell(&parts, attempts, &describe(status));
-            return Err(local_deadline(Some(status.message().to_owned())));
+            // What went wrong before says more than that the time is up.
+            let why = last.unwrap_or_else(|| status.message().to_owned());
+            return Err(local_deadline(Some(why)));
         }
         result
     }
