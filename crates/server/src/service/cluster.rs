@@ -152,14 +152,6 @@ impl Cluster for ClusterService {
         self.0.admit(request.metadata(), false)?;
         self.0.require_admin(&Caller::of(&request)).await?;
         let request = request.into_inner();
-        // They are kept as they are given. etcd takes any, and its other members end by a panic.
-        let cluster = self.0.node.published().get_cluster();
-        if cluster.member(request.id).is_some() {
-            if request.peer_urls.iter().any(|url| url.contains(',')) {
-                return Err(errors::bad_urls());
-            }
-            peer_urls(&request.peer_urls)?;
-        }
         let members = self
             .0
             .node
