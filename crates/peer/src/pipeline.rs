@@ -110,13 +110,11 @@ pub(crate) fn check_answer(
 ) -> Result<(), PostError> {
     match reply.status {
         StatusCode::NO_CONTENT => Ok(()),
-        // Ours and the original's say it with different statuses.
-        StatusCode::FORBIDDEN | StatusCode::CONFLICT if names_mismatch(&reply.body) => {
-            Err(PostError::Other(format!(
-                "another member than {} answers at {url}: a wrong data folder, or a wrong initial-cluster-state, there",
-                hex(peer.id)
-            )))
-        }
+        // Whoever has only reached the wrong member is told so with the same status.
+        StatusCode::FORBIDDEN if names_mismatch(&reply.body) => Err(PostError::Other(format!(
+            "another member than {} answers at {url}: a wrong data folder, or a wrong initial-cluster-state, there",
+            hex(peer.id)
+        ))),
         StatusCode::FORBIDDEN => {
             tracing::warn!(
                 "local-member-id" = hex(peer.core.config.member_id),

@@ -251,22 +251,15 @@ fn no_content() -> Response<Body> {
 
 /// The answer for a message that is not for this member, or from one that was removed.
 ///
-/// Whoever is told 403 takes it for its own removal and stops, the original's members too. So that is not said to one
-/// who has only reached the wrong member.
+/// The original's members take either for their own removal and stop; ours look at the text.
 fn forbidden(why: Rejected) -> Option<Response<Body>> {
-    let (status, text) = match why {
-        Rejected::Removed => (
-            StatusCode::FORBIDDEN,
-            r#"{"message":"cannot process message from removed member"}"#,
-        ),
-        Rejected::Mismatch => (
-            StatusCode::CONFLICT,
-            r#"{"message":"cannot process message to mismatch member"}"#,
-        ),
+    let text = match why {
+        Rejected::Removed => r#"{"message":"cannot process message from removed member"}"#,
+        Rejected::Mismatch => r#"{"message":"cannot process message to mismatch member"}"#,
         Rejected::Refused(_) => return None,
     };
     let mut response = Response::new(full_body(text));
-    *response.status_mut() = status;
+    *response.status_mut() = StatusCode::FORBIDDEN;
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -103,7 +103,7 @@ async fn statuses_and_bodies() {
         (
             post(msg(1, 2).encode_to_vec()),
             (
-                409,
+                403,
                 r#"{"message":"cannot process message to mismatch member"}"#,
             ),
         ),

@@ -352,7 +352,7 @@ fn who_reaches_the_wrong_member_is_not_removed() {
             let counts = a.node.unreachable.lock();
             counts.get(&id).copied().unwrap_or_default()
         };
-        // The original's members answer with 403 in both cases.
+        // It is 403 in both cases.
         let mismatch = answering(r#"{"message":"cannot process message to mismatch member"}"#);
         let removed = answering(r#"{"message":"cannot process message from removed member"}"#);
         for (id, url) in [(0xf5, b.url()), (0xf6, mismatch.await)] {
