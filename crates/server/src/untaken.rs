@@ -270,19 +270,17 @@ mod tests {
     fn of_equals_the_one_goes_that_took_nothing_for_the_longest() {
         let all = Untaken::new(2 * PIECE);
         let connections: Vec<_> = (0..3).map(|_| connection(&all)).collect();
-        let mut claims: Vec<_> = connections[..2]
-            .iter()
-            .map(|(account, _)| {
-                std::thread::sleep(Duration::from_millis(2));
-                account.claim(PIECE)
-            })
-            .collect();
-        let _late = connections[2].0.claim(PIECE);
+        let start = Instant::now();
+        for (seconds, (account, _)) in (0..).zip(&connections) {
+            all.add(account, PIECE, start + Duration::from_secs(seconds));
+        }
         let evicted: Vec<_> = (connections.iter())
             .map(|(_, activity)| activity.evicted())
             .collect();
         assert_eq!(evicted, [true, false, false]);
-        claims.clear();
+        for (account, _) in &connections[..2] {
+            all.remove(account.id, PIECE, start);
+        }
         assert_eq!(all.inner.lock().total, PIECE);
     }
 
